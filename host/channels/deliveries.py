@@ -27,8 +27,7 @@ from shared.approval_values import Approval
 from shared.clock import DAY_MS, iso, now_ms
 from shared.ids import MESSAGE, new_id, run_of_pause
 from shared.principals import OPERATOR
-from shared.store.sql.chats import Chat, Delivery
-from shared.store.sql.tables import SAID
+from shared.store.sql.chats import SAID, Chat, Delivery
 from shared.values import NewMessage
 
 logger = logging.getLogger("picoclaw.channels")

@@ -25,10 +25,9 @@ from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.rows import insertion
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
-from shared.store.sql.outbox import FAN_OUT
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
-from shared.store.sqlite.store import SAID_TO_CHATS, migrate
+from shared.store.sqlite.store import STEPS, migrate
 from shared.store.volume import operator
 
 BATCH: Final = 500
@@ -39,6 +38,10 @@ LEFT_OUT: Final = frozenset({"schema_migrations", "counters"})
 
 OPERATOR_GOES: Final = "DELETE FROM principals WHERE id = 'operator'"
 """Migrations make that row; on the side that is copied it may have been changed since."""
+
+SAID_TO_CHATS: Final = next(
+    each for step in STEPS for each in step if each.startswith("CREATE TRIGGER said ")
+)
 
 Values = tuple[Any, ...]
 Tell = Callable[[str, int], None]
@@ -126,7 +129,7 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
 
 
 async def _finish(tx: Tx) -> None:
-    for statement in (*OF_A_COPY, FAN_OUT, webhooks.OF_A_COPY, "UPDATE store_copy SET finished = 1"):
+    for statement in (*OF_A_COPY, webhooks.FAN_OUT, webhooks.OF_A_COPY, "UPDATE store_copy SET finished = 1"):
         await tx.execute(statement)
 
 

@@ -27,10 +27,8 @@ from shared import jsons
 from shared.principals import OPERATOR
 from shared.store.contract import Tx
 from shared.store.postgres.database import Database
-from shared.store.postgres.driver import SHARDS
 from shared.store.rows import there
-from shared.store.sql import tables
-from shared.store.sql.migrations import check_not_newer, steps
+from shared.store.sql.migrations import check_not_newer, versions
 
 BLOCK: Final = 64
 """Bytes of a block of SHA-256 (FIPS 180-4)."""
@@ -43,66 +41,6 @@ TABLES: Final[Mapping[str, str]] = {
     "runs": "SELECT (id, conversation_id, state)",
 }
 """What a tool server's role may do at all; the policies say to which rows."""
-
-FUNCTIONS: Final = ("tool_token()", "tool_conversation()", "tool_owner()", "tool_is_main()")
-
-
-def fixed_search_path(function: str) -> tuple[str]:
-    """Return the statement that keeps a function from finding tables of whoever calls it."""
-    return (
-        f"""DO $$ BEGIN EXECUTE format(
-            'ALTER FUNCTION {function} SET search_path = %I, pg_temp', current_schema()); END $$""",
-    )
-
-
-SCHEMA: Final = (
-    "CREATE TABLE tool_key (one INTEGER PRIMARY KEY CHECK (one = 1), inner_pad BYTEA, outer_pad BYTEA)",
-    # m.<signature>.<conversation> for the main conversation, o.… for any other; NULL unless it is genuine.
-    """CREATE FUNCTION tool_token() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-        DECLARE
-            token text := current_setting('picoclaw.token', true);
-            said text := substr(token, 1, 2) || substr(token, 68);
-            signature text;
-        BEGIN
-            SELECT encode(sha256(outer_pad || sha256(inner_pad || convert_to(said, 'UTF8'))), 'hex')
-                INTO signature FROM tool_key;
-            IF signature = substr(token, 3, 64) THEN RETURN said; END IF;
-            RETURN NULL;
-        END $$""",
-    """CREATE FUNCTION tool_conversation() RETURNS text LANGUAGE sql STABLE
-        AS $$ SELECT substr(tool_token(), 3) $$""",
-    """CREATE FUNCTION tool_is_main() RETURNS boolean LANGUAGE sql STABLE
-        AS $$ SELECT coalesce(substr(tool_token(), 1, 2) = 'm.', false) $$""",
-    # What an isolated run does, it does for the conversation that owns it.
-    """CREATE FUNCTION tool_owner() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-        DECLARE
-            own text := tool_conversation();
-        BEGIN
-            RETURN coalesce((SELECT owner_id FROM conversations WHERE id = own), own);
-        END $$""",
-    *(statement for name in FUNCTIONS for statement in fixed_search_path(name)),
-    *(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY" for table in TABLES),
-    # Asked for once in a statement, not once a row: the sub-select makes it a constant of the plan.
-    """CREATE POLICY tool_sees ON conversations FOR SELECT USING (
-        id = (SELECT tool_conversation()) OR id = (SELECT tool_owner()) OR (SELECT tool_is_main()))""",
-    """CREATE POLICY tool_makes ON conversations FOR INSERT WITH CHECK (
-        id = (SELECT tool_conversation()) AND owner_id = id AND temporary = 0)""",
-    """CREATE POLICY tool_removes ON conversations FOR DELETE
-        USING (temporary = 1 AND (SELECT tool_is_main()))""",
-    """CREATE POLICY tool_hears ON outbound_messages FOR SELECT
-        USING (source_id = (SELECT tool_conversation()))""",
-    """CREATE POLICY tool_says ON outbound_messages FOR INSERT WITH CHECK (
-        source_id = (SELECT tool_conversation())
-        AND (conversation_id = (SELECT tool_owner()) OR (SELECT tool_is_main())))""",
-    """CREATE POLICY tool_tasks ON scheduled_tasks
-        USING (conversation_id = (SELECT tool_owner()) OR (SELECT tool_is_main()))""",
-    """CREATE POLICY tool_logs ON task_runs FOR SELECT USING ((SELECT tool_is_main()) OR EXISTS (
-        SELECT 1 FROM scheduled_tasks AS t
-        WHERE t.id = task_id AND t.conversation_id = (SELECT tool_owner())))""",
-    """CREATE POLICY tool_runs ON runs FOR SELECT USING (
-        conversation_id = (SELECT tool_conversation()) OR conversation_id = (SELECT tool_owner())
-        OR (SELECT tool_is_main()))""",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,90 +124,8 @@ WORDS: Final = {
     "object": "json_build_object",
 }
 
-TRIGGERS: Final = (
-    "CREATE INDEX runs_by_lease ON runs (lease_until) WHERE state = 'running'",
-    """CREATE TABLE counters (
-        name TEXT NOT NULL, shard INTEGER NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name, shard)
-    )""",
-    # With the host's rights, whoever speaks.
-    f"""CREATE FUNCTION said() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-        {tables.ON_SAID};
-        RETURN NULL; END $$""",
-    """CREATE TRIGGER said AFTER INSERT ON outbound_messages FOR EACH ROW EXECUTE FUNCTION said()""",
-    f"""CREATE FUNCTION run_ended() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        {tables.ON_RUN_ENDED};
-        RETURN NULL; END $$""",
-    """CREATE TRIGGER run_ended AFTER UPDATE OF state ON runs FOR EACH ROW
-        WHEN (old.state = 'running' AND new.state <> 'running') EXECUTE FUNCTION run_ended()""",
-    # With the rights of whoever made it: a tool server's role counts too, but can't write the counters.
-    f"""CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-        INSERT INTO counters AS c VALUES (tg_argv[0], pg_backend_pid() % {SHARDS}, tg_argv[1]::bigint)
-            ON CONFLICT (name, shard) DO UPDATE SET value = c.value + excluded.value;
-        RETURN NULL; END $$""",
-    """CREATE TRIGGER conversation_added AFTER INSERT ON conversations FOR EACH ROW
-        WHEN (new.temporary = 0) EXECUTE FUNCTION counted('conversations', '1')""",
-    """CREATE TRIGGER conversation_removed AFTER DELETE ON conversations FOR EACH ROW
-        WHEN (old.temporary = 0) EXECUTE FUNCTION counted('conversations', '-1')""",
-    """CREATE TRIGGER task_added AFTER INSERT ON scheduled_tasks FOR EACH ROW
-        EXECUTE FUNCTION counted('tasks', '1')""",
-    """CREATE TRIGGER task_removed AFTER DELETE ON scheduled_tasks FOR EACH ROW
-        EXECUTE FUNCTION counted('tasks', '-1')""",
-    *SCHEMA,
-    *fixed_search_path("counted()"),
-    *fixed_search_path("said()"),
-)
-
-MARKS: Final = (
-    # Says of a transaction whose commit was not heard whether it was: a transaction's number may come again
-    # after a crash, its mark doesn't.
-    "CREATE TABLE commit_marks (mark UUID PRIMARY KEY, made_at TIMESTAMPTZ NOT NULL DEFAULT now())",
-    "CREATE INDEX commit_marks_made_at ON commit_marks (made_at)",
-)
-
-TOKEN_ENDS: Final = (
-    # A tool server's role doesn't see tokens. Whoever ends this one waits until the transaction is over.
-    """CREATE FUNCTION token_lives(wanted text, moment bigint) RETURNS boolean
-        LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$ BEGIN
-            PERFORM 1 FROM tokens
-                WHERE id = wanted AND (expires_at IS NULL OR expires_at > moment) FOR KEY SHARE;
-            RETURN FOUND;
-        END $$""",
-    *fixed_search_path("token_lives(text, bigint)"),
-)
-
-TREES: Final = (
-    # A tool server's role can't write runs.
-    f"""CREATE FUNCTION task_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-        {tables.ON_TASK_DELETED};
-        RETURN old; END $$""",
-    """CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled_tasks FOR EACH ROW
-        EXECUTE FUNCTION task_deleted()""",
-    # A tool server's role sees its own conversation's part of a tree alone.
-    """CREATE FUNCTION task_tree_size(root text) RETURNS bigint LANGUAGE plpgsql STABLE SECURITY DEFINER
-        AS $$ BEGIN RETURN (SELECT count(*) FROM scheduled_tasks
-            WHERE (id = root OR tree_id = root) AND status IN ('active', 'paused')); END $$""",
-    *fixed_search_path("task_deleted()"),
-    *fixed_search_path("task_tree_size(text)"),
-)
-
-FIRST: Final = (
-    *tables.TABLES,
-    *tables.LOGS,
-    tables.USAGE_BY_DAY,
-    *tables.USAGE,
-    *tables.COMPACTIONS,
-    *tables.CHANNELS,
-    *tables.TOKENS,
-    *tables.CANCELLING,
-    *TRIGGERS,
-)
-
-STEPS: Final = steps(
-    "postgres",
-    (FIRST, MARKS, tables.MESSAGES_THAT_STAND, TOKEN_ENDS, (*tables.TASK_BOUNDS, *TREES), tables.LEFT_OUT),
-    WORDS,
-)
-"""Statements of each migration, oldest first; new ones stand in ``shared.store.sql.migrations``."""
+STEPS: Final = versions("postgres", WORDS)
+"""Statements of each version, oldest first."""
 
 SCHEMA_VERSION: Final = len(STEPS)
 

@@ -12,9 +12,8 @@ from shared.errors import NoConversation
 from shared.store.contract import Missing, Row, Tx
 from shared.store.rows import Noun, reader
 from shared.store.sql import chats
-from shared.store.sql.chats import Chat, Delivery, NewUpdate, Saying, Update
+from shared.store.sql.chats import SAID, Chat, Delivery, NewUpdate, Saying, Update
 from shared.store.sql.conversations import store_messages
-from shared.store.sql.tables import SAID
 from shared.values import NewMessage
 
 ADD: Final = """INSERT INTO channel_deliveries

@@ -15,6 +15,9 @@ from shared.store.contract import Row, Tx
 from shared.store.rows import reader
 from shared.store.sql import conversations
 
+SAID: Final = "said:"
+"""Begins the source of what ``send_message`` said; its id follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:

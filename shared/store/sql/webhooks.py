@@ -1,4 +1,9 @@
-"""Webhooks and what they are told: kept, claimed by one host at a time, tried, ended."""
+"""Webhooks and what they are told: kept, claimed by one host at a time, tried, ended.
+
+What they are told is written by triggers (``schema/33_events``), in the transaction of what happened, whoever
+writes it. Where no webhook hears of it, nothing is written. What happened is one row of ``webhook_events``
+however many hear of it; as it is deleted (``FAN_OUT``) it becomes a delivery for each.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,6 @@ from shared.ids import EVENT, new_id
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun
-from shared.store.sql.outbox import FAN_OUT
 from shared.store.sql.principals import check_lives
 from shared.values import Page
 from shared.webhook_values import (
@@ -75,6 +79,7 @@ TAKE: Final = f"""UPDATE webhook_deliveries SET owner = $3, lease_until = lease_
     WHERE d.number = ANY($1::bigint[]) AND d.status = 'waiting' AND {FREE} FOR UPDATE SKIP LOCKED)
     RETURNING *"""
 
+FAN_OUT: Final = "DELETE FROM webhook_events"
 EVENTS_AT_ONCE: Final = 20
 SOME: Final = f"""{FAN_OUT} WHERE number IN (
     SELECT number FROM webhook_events ORDER BY number LIMIT {EVENTS_AT_ONCE})"""

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
-from shared.store.sql import tables
-from shared.store.sql.migrations import check_not_newer, steps
+from shared.store.sql.migrations import check_not_newer, versions
 from shared.store.sql.retention import Retention
 from shared.store.sqlite.content import is_damage
 from shared.store.sqlite.engine import Database, Shipper
@@ -41,56 +40,8 @@ WORDS: Final = {
     "object": "json_object",
 }
 
-COUNTERS: Final = (
-    f"""CREATE TRIGGER run_ended AFTER UPDATE OF state ON runs
-        WHEN old.state = 'running' AND new.state <> 'running' BEGIN {tables.ON_RUN_ENDED}; END""",
-    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
-    "INSERT INTO counters VALUES ('conversations', 0), ('tasks', 0)",
-    """CREATE TRIGGER conversation_added AFTER INSERT ON conversations WHEN new.temporary = 0
-        BEGIN UPDATE counters SET value = value + 1 WHERE name = 'conversations'; END""",
-    """CREATE TRIGGER conversation_removed AFTER DELETE ON conversations WHEN old.temporary = 0
-        BEGIN UPDATE counters SET value = value - 1 WHERE name = 'conversations'; END""",
-    """CREATE TRIGGER task_added AFTER INSERT ON scheduled_tasks
-        BEGIN UPDATE counters SET value = value + 1 WHERE name = 'tasks'; END""",
-    """CREATE TRIGGER task_removed AFTER DELETE ON scheduled_tasks
-        BEGIN UPDATE counters SET value = value - 1 WHERE name = 'tasks'; END""",
-)
-
-USAGE_BY_WHOLE_DAY: Final = f"CREATE TABLE usage_by_day (day TEXT PRIMARY KEY, {tables.SPENT}) <by key>"
-
-TASK_DELETED: Final = f"""CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled_tasks BEGIN
-        {tables.ON_TASK_DELETED}; END"""
-
-SAID_TO_CHATS: Final = f"CREATE TRIGGER said AFTER INSERT ON outbound_messages BEGIN {tables.ON_SAID}; END"
-
-# As the other engine has them: the counters of a day in parts, and a trigger for what chats are to hear.
-ALIKE: Final = (
-    "ALTER TABLE usage_by_day RENAME TO usage_by_whole_day",
-    tables.USAGE_BY_DAY,
-    """INSERT INTO usage_by_day SELECT day, 0, runs, input_tokens, output_tokens, cache_creation_input_tokens,
-        cache_read_input_tokens, unsettled_tokens, microdollars FROM usage_by_whole_day""",
-    "DROP TABLE usage_by_whole_day",
-    SAID_TO_CHATS,
-)
-
-STEPS: Final = steps(
-    "sqlite",
-    (
-        (*tables.TABLES, *COUNTERS),
-        tables.LOGS,
-        (USAGE_BY_WHOLE_DAY, *tables.USAGE),
-        tables.COMPACTIONS,
-        tables.CHANNELS,
-        tables.TOKENS,
-        tables.CANCELLING,
-        tables.MESSAGES_THAT_STAND,
-        (*tables.TASK_BOUNDS, TASK_DELETED),
-        tables.LEFT_OUT,
-        ALIKE,
-    ),
-    WORDS,
-)
-"""Statements of each migration, oldest first; new ones stand in ``shared.store.sql.migrations``."""
+STEPS: Final = versions("sqlite", WORDS)
+"""Statements of each version, oldest first."""
 
 SCHEMA_VERSION: Final = len(STEPS)
 

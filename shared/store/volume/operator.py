@@ -19,7 +19,6 @@ from typing import Any, Final
 from shared.errors import StoreDamaged, StoreError, StoreVersion
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
-from shared.store.sql.outbox import FAN_OUT
 from shared.store.sqlite.content import faults_in, is_damage, rows, tables, told_apart
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.store import SCHEMA_VERSION, migrate
@@ -38,7 +37,7 @@ NOT_EXPORTED_OF: Final = {"webhooks": ("secret", "old_secret")}
 
 HELD_IN_A_COPY: Final = {
     ("runs", "again"): OF_A_COPY,
-    ("webhook_events", "number"): (FAN_OUT,),
+    ("webhook_events", "number"): (webhooks.FAN_OUT,),
     ("webhook_deliveries", "status"): (webhooks.OF_A_COPY,),
 }
 """By a column that older stores lack."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import make_dataclass
 from pathlib import Path
+from shutil import copytree
 from textwrap import dedent
 from typing import Any, Final
 
@@ -27,8 +28,10 @@ from tests.postgres import fresh_database, needs_postgres
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "extending.md"
 SECTION: Final = DOCUMENT.read_text().partition("## Add a column")[2].partition("\n## ")[0]
 COLUMN, FIELD, METHOD, TABLE = (
-    dedent(block) for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    dedent(block) for block in re.findall(r"```(?:python|sql)\n(.*?)```", SECTION, re.DOTALL)
 )
+
+FILES: Final = re.findall(r"`shared/store/sql/schema/(\d+_\w+\.sql)`", SECTION)
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
@@ -36,14 +39,16 @@ def run(code: str, **names: Any) -> dict[str, Any]:
     return names
 
 
-def use(patch: pytest.MonkeyPatch, module: Any, engine: Any) -> None:
+def use(patch: pytest.MonkeyPatch, module: Any, engine: Any, folder: Path) -> None:
     """Have a module's migrations be those that the document adds to."""
-    made = run(f"{COLUMN}\n{TABLE}", **vars(migrations))
-    patch.setattr(migrations, "MIGRATIONS", (*made["MIGRATIONS"], made["PALETTES"]))
-    before = len(module.STEPS) - len(made["MIGRATIONS"]) + 1
-    newer = migrations.steps(engine, (), module.WORDS)
-    patch.setattr(module, "STEPS", (*module.STEPS[:before], *newer))
-    patch.setattr(module, "SCHEMA_VERSION", before + len(newer))
+    made = copytree(migrations.SCHEMA, folder / "schema")
+    for file, statements in zip(FILES, (COLUMN, TABLE), strict=True):
+        (made / file).write_text(statements)
+    patch.setattr(migrations, "SCHEMA", made)
+    newer = migrations.versions(engine, module.WORDS)
+    assert newer[:-2] == module.STEPS
+    patch.setattr(module, "STEPS", newer)
+    patch.setattr(module, "SCHEMA_VERSION", len(newer))
 
 
 @asynccontextmanager
@@ -65,7 +70,7 @@ async def postgres(folder: Path) -> AsyncIterator[Store]:
 async def test_a_column_and_a_table_are_added_in_one_place_for_every_engine(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, {"sqlite": sqlite_store, "postgres": postgres_migrations}[engine], engine)
+    use(monkeypatch, {"sqlite": sqlite_store, "postgres": postgres_migrations}[engine], engine, tmp_path)
     async with {"sqlite": sqlite, "postgres": postgres}[engine](tmp_path) as store:
         await store.conversations.create("c", 1)
         await run(METHOD)["paint"](store.conversations, "c", "blue")

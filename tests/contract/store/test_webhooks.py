@@ -13,8 +13,7 @@ from shared.approval_values import Answer, NewApproval
 from shared.errors import Conflict, NotFound
 from shared.principals import OPERATOR, PrincipalStatus
 from shared.store.sql import webhooks
-from shared.store.sql.outbox import FAN_OUT
-from shared.store.sql.webhooks import IN_ORDER_MS, OF_A_COPY
+from shared.store.sql.webhooks import FAN_OUT, IN_ORDER_MS, OF_A_COPY
 from shared.store.store import Store
 from shared.task_values import TaskRunState
 from shared.values import RunState

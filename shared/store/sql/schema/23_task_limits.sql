@@ -1,0 +1,1 @@
+-- For PostgreSQL alone; a number without statements on SQLite.
