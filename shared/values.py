@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from shared.approval_values import NewApproval
 from shared.principals import OPERATOR
@@ -214,6 +214,13 @@ class Run:
     waits: bool
 
 
+class Branch(NamedTuple):
+    """Where a conversation branches off: at the end of a run of another one."""
+
+    conversation_id: str
+    run_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """What starts a run: the conversation (made now when ``create`` is set, then the principal's), the first
@@ -226,7 +233,7 @@ class NewRun:
     goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
     may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
     place this one is begun. ``begun_by``: see ``Conversation``. ``lifts``: it may pass budgets.
-    ``webhook`` hears of it and of what continues it.
+    ``webhook`` hears of it and of what continues it. ``branch``: what a conversation that is made now knows.
     """
 
     run_id: str
@@ -253,6 +260,7 @@ class NewRun:
     begun_by: str | None = None
     lifts: bool = False
     webhook: Webhook | None = None
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True, slots=True)

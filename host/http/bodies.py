@@ -246,7 +246,7 @@ def _sentence(fault: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return f"{field}: is not a known field"
     limit = fault.get("ctx", {}).get("max_length")
-    if limit is not None and fault["ctx"].get("field_type") != "List":
+    if limit is not None and fault["ctx"].get("field_type") not in ("List", "Dictionary"):
         return f"{field}: must have at most {limit} characters"
     if kind == "value_error":
         return f"{field}: {fault['ctx']['error']}"

@@ -68,6 +68,37 @@ def test_a_response_goes_on_and_an_older_one_forks(gpt: openai.OpenAI, model: Mo
     assert home(say(gpt, "six", previous_response_id=second.id)) != home(first)
 
 
+def test_a_fork_is_made_with_its_run_or_not_at_all(gpt: openai.OpenAI, client: httpx2.Client) -> None:
+    first = say(gpt, "one")
+    say(gpt, "two", previous_response_id=first.id)
+
+    def asked(key: str, words: str, **more: Any) -> httpx2.Response:
+        body = {"input": words, "previous_response_id": first.id, **more}
+        return client.post("/v1/responses", json=body, headers={"Idempotency-Key": key})
+
+    forked, again = asked(first.id, "three").json(), asked(first.id, "three").json()
+    assert forked["metadata"]["forked"] == "true"
+    assert forked["conversation"]["id"] != home(first)
+    assert again == forked
+    newest = client.get("/chat?limit=1").json()["conversations"]
+    assert [each["conversation_id"] for each in newest] == [forked["conversation"]["id"]]
+    assert asked(first.id, "four").status_code == 409
+    assert asked(f"{first.id}-wrong", "three", tool_choice="required").status_code == 400
+    assert client.get("/chat?limit=1").json()["conversations"] == newest
+
+
+def test_outputs_that_are_sent_again_have_their_answer_after_the_conversation_went_on(
+    gpt: openai.OpenAI,
+) -> None:
+    called = say(gpt, directive(steps=[{"tools": [CALL]}, {"text": "then"}]), tools=[LOOKUP])
+    outputs = output(called.output[-1].call_id)
+    answer = say(gpt, outputs, previous_response_id=called.id)
+    say(gpt, "and now?", previous_response_id=answer.id)
+    assert say(gpt, outputs, previous_response_id=called.id).id == answer.id
+    with pytest.raises(openai.BadRequestError, match=r"input: the call appr-\S+ is of another conversation"):
+        say(gpt, outputs, previous_response_id=say(gpt, "hi").id)
+
+
 def test_of_two_that_go_on_at_once_one_forks(gpt: openai.OpenAI) -> None:
     first = say(gpt, "one")
     with ThreadPoolExecutor(4) as pool:
@@ -328,6 +359,12 @@ def test_endings_are_told_as_the_document_has_them(gpt: openai.OpenAI) -> None:
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
         ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),
         ({"input": "hi", "text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
+        ({"input": "hi", "tools": [{"type": "mcp", "server_label": "x"}]}, "tools.0.type"),
+        ({"input": "hi", "conversation": {}}, "conversation"),
+        ({"input": "hi", "include": ["message.output_text.logprobs"]}, "include.0"),
+        ({"input": "hi", "prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"input": "hi", "metadata": {str(number): "" for number in range(17)}}, "metadata: dictionary"),
+        ({"input": output("appr-nobody")}, "input"),
         ({"input": "hi", "top_logprobs": 3}, "top_logprobs"),
         ({"input": "hi", "tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice"),
     ],
@@ -338,6 +375,15 @@ def test_what_cannot_be_is_refused_by_its_name(
     answer = client.post("/v1/responses", json={"model": "picoclaw", **body})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"].startswith(field), answer.text
+
+
+def test_what_has_no_effect_is_named_whether_it_is_told_again_or_not(client: httpx2.Client) -> None:
+    usual = {"truncation": "auto", "service_tier": "default"}
+    idle = {"truncation": "disabled", "service_tier": "flex", "prompt_cache_key": "k", "temperature": 0.1}
+    told = [client.post("/v1/responses", json={"input": "hi", **more}).json() for more in (usual, idle)]
+    assert "warnings" not in told[0]
+    assert sorted(told[1]["warnings"]) == sorted(f"{name} has no effect." for name in idle)
+    assert {name: told[1][name] for name in idle} == idle
 
 
 def test_an_unknown_model_or_conversation_is_not_found(gpt: openai.OpenAI, client: httpx2.Client) -> None:

@@ -100,8 +100,10 @@ class Functions:
         found = [await self._store.approvals.get(each, caller.within) for each in asked]
         return [each for each in found if each is not None and each.kind == "client_tool"]
 
-    async def give(self, request: Request, results: Mapping[str, str], field: str) -> list[Approval]:
-        """Store the results of a step's calls, by their ids; return the calls.
+    async def give(
+        self, request: Request, results: Mapping[str, str], field: str, home: str | None
+    ) -> list[Approval]:
+        """Store the results of a step's calls in the conversation ``home``, by their ids; return the calls.
 
         Results that were given before are left as they were. Raises InvalidInput naming a call that isn't
         there, lacks its result or ended without it, Expired, and ApprovalPending where people are asked too.
@@ -109,8 +111,9 @@ class Functions:
         calls = await self.called(caller_of(request), results)
         if unknown := results.keys() - {call.id for call in calls}:
             raise InvalidInput(f"{field}: there is no call {min(unknown)[:100]}")
-        if len({call.conversation_id for call in calls}) > 1:
-            raise InvalidInput(f"{field}: the calls are of several conversations")
+        for call in calls:
+            if call.conversation_id != home:
+                raise InvalidInput(f"{field}: the call {call.id} is of another conversation")
         step = await self._store.approvals.open_step(calls[0].conversation_id)
         waiting = [each for each in step if each.status is ApprovalStatus.PENDING and each.id not in results]
         for each in waiting:

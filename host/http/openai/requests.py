@@ -291,10 +291,15 @@ class Parameters(Tolerant):
                 raise InvalidInput(f"{name}: {why}; leave it out")
         return self
 
+    def idle(self) -> dict[str, Any]:
+        """Return the known fields that ask for something and have no effect."""
+        return {}
+
     @property
     def warnings(self) -> list[str]:
         """What was asked for that has no effect."""
-        said = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        asked = {**(self.model_extra or {}), **self.idle()}
+        said = [name for name, value in asked.items() if value is not None]
         return [f"{name[:64]} has no effect." for name in said[:MOST_WARNINGS] if name not in LEFT_OUT]
 
 
@@ -310,6 +315,7 @@ LEFT_OUT: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "modalities": ((["text"],), NO_AUDIO),
     "prediction": ((), "the model takes no prediction"),
     "functions": ((), OLD),
+    "prompt": ((), "no prompts are kept here"),
     "function_call": (("auto", "none"), OLD),
     "web_search_options": ((), "the agent searches by itself"),
 }

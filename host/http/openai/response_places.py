@@ -17,12 +17,11 @@ from host.http.openai.response_requests import IGNORED, MESSAGE, OUTPUT, REFEREN
 from host.http.openai.threads import INSTRUCTING, NAMING_HEADERS, Thread, Threads, results_in
 from host.runs.service import RunService
 from shared.approval_values import ApprovalStatus
-from shared.clock import now_ms
 from shared.errors import InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
-from shared.values import Conversation, Event, Run
+from shared.values import Branch, Conversation, Event, Run
 
 Given = dict[str, Any]
 """An item of a response."""
@@ -123,8 +122,20 @@ class Place:
     items: Sequence[Item]
     new: bool
     made: bool
-    forked: bool = False
     previous: StoredResponse | None = None
+
+    @property
+    def branch(self) -> Branch | None:
+        """Where the conversation that is made for it branches off."""
+        if self.previous is None or self.thread.new_id is None:
+            return None
+        return Branch(self.previous.conversation_id, self.previous.run_id)
+
+    def forked(self) -> Place:
+        """Return the same in a conversation of its own, which knows what was said up to ``previous``."""
+        return dataclasses.replace(
+            self, thread=dataclasses.replace(self.thread, new_id=new_id(CONVERSATION)), made=True
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,13 +178,8 @@ class Places:
             return await self._after(caller, previous, items, _new(body, said, previous.conversation_id))
         messages = _new(body, said, None)
         _last(messages)
-        thread = await self._threads.find(request, body.chat(messages))
+        thread = await self._threads.find(request, body.chat(messages), "input")
         return Place(thread, items, new=False, made=thread.conversation is None)
-
-    async def forked(self, place: Place, previous: StoredResponse) -> Place:
-        """Return the place of the second of two that go on from the same response."""
-        thread = dataclasses.replace(place.thread, conversation=await self._fork(previous))
-        return dataclasses.replace(place, thread=thread, made=True, forked=True)
 
     async def _said(self, caller: Caller, number: int, item: Item, read: Read) -> _Said:
         """Return an item, or the one that it refers to; raises InvalidInput."""
@@ -190,24 +196,16 @@ class Places:
         self, caller: Caller, previous: StoredResponse, items: Sequence[Item], messages: list[DoorMessage]
     ) -> Place:
         """Return the place after a response: its conversation, or a new one with what it knew."""
-        _last(messages)
+        said = _last(messages)
         conversation = await self._store.conversations.get(previous.conversation_id)
         if conversation is None:
             raise gone(previous.id)
-        forked = conversation.running or not await self._store.responses.is_last(previous)
-        if forked:
-            conversation = await self._fork(previous)
-        thread = await self._placed(caller, conversation, messages)
-        made = forked or previous.made_conversation
-        return Place(thread, items, new=True, made=made, forked=forked, previous=previous)
-
-    async def _fork(self, previous: StoredResponse) -> Conversation:
-        forked = new_id(CONVERSATION)
-        await self._store.responses.branch(previous, forked, now_ms())
-        conversation = await self._store.conversations.get(forked)
-        if conversation is None:
-            raise gone(previous.id)
-        return conversation
+        forks = said.role == "user" and (
+            conversation.running or not await self._store.responses.is_last(previous)
+        )
+        thread = await self._placed(caller, conversation, messages, forks=forks)
+        place = Place(thread, items, new=True, made=previous.made_conversation, previous=previous)
+        return place.forked() if forks else place
 
     async def _unkept(self, caller: Caller, body: ResponseRequest, items: list[Item]) -> Place:
         """Return the place of a request that isn't stored: where its calls still wait, else a new one."""
@@ -230,12 +228,12 @@ class Places:
         return Place(thread, items, new=False, made=True)
 
     async def _placed(
-        self, caller: Caller, conversation: Conversation, messages: list[DoorMessage]
+        self, caller: Caller, conversation: Conversation, messages: list[DoorMessage], *, forks: bool = False
     ) -> Thread:
         """Return the place of messages that are all new in a conversation; raises InvalidInput."""
         results = results_in([each for each in messages if each.role not in INSTRUCTING])
         thread = _thread(caller, conversation, messages, results)
-        for each in await self._store.approvals.open_step(conversation.id):
+        for each in () if forks else await self._store.approvals.open_step(conversation.id):
             waits = each.kind == "client_tool" and each.status is ApprovalStatus.PENDING
             if waits and each.id not in results:
                 raise InvalidInput(f"input: the output of the call {each.id} ({each.tool}) is missing")

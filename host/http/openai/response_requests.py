@@ -120,10 +120,15 @@ CALL_FIELDS: Final = {
 CALLS: Final = tuple(CALL_FIELDS)
 
 
-class ResponseTool(DoorFunction):
-    """A tool: functions are all there are, the agent has the others itself."""
+class Typed(Tolerant):
+    """What is looked at first: a tool of another type may lack all else."""
 
     type: Literal["function"]
+
+
+class ResponseTool(DoorFunction, Typed):
+    """A tool: functions are all there are, the agent has the others itself."""
+
     strict: bool | None = None
 
 
@@ -170,7 +175,7 @@ class Reasoning(Tolerant):
 
 
 def _conversation(value: Any) -> Any:
-    return value.get("id") if isinstance(value, dict) else value
+    return value.get("id", value) if isinstance(value, dict) else value
 
 
 Items = Annotated[list[Item], Field(min_length=1, max_length=MOST_ITEMS)]
@@ -205,7 +210,7 @@ class ResponseRequest(Parameters):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: Tokens | None = None
-    include: list[Text] | None = None
+    include: list[Literal["reasoning.encrypted_content"]] | None = None
     stream_options: dict[str, Any] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     service_tier: Text | None = None
@@ -239,6 +244,11 @@ class ResponseRequest(Parameters):
             response_format=wanted and wanted.chat(),
         )
 
+    def idle(self) -> dict[str, Any]:
+        """Return the known fields that ask for something and have no effect."""
+        asked = {name: (getattr(self, name), usual) for name, usual in USUAL.items()}
+        return {name: value for name, (value, usual) in asked.items() if value not in usual}
+
     def echo(self) -> dict[str, Any]:
         """Return the fields that a response tells again, also those without effect."""
         extra, wanted = self.model_extra or {}, (self.text and self.text.format) or Format()
@@ -265,6 +275,15 @@ class ResponseRequest(Parameters):
             "prompt_cache_key": self.prompt_cache_key,
             **({"warnings": self.warnings} if self.warnings else {}),
         }
+
+
+USUAL: Final[dict[str, tuple[str, ...]]] = {
+    "truncation": ("auto",),
+    "service_tier": ("auto", "default"),
+    "safety_identifier": (),
+    "prompt_cache_key": (),
+}
+"""Fields without effect, and what is done anyway."""
 
 
 def _number(value: Any, otherwise: float) -> float:

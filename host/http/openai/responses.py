@@ -88,6 +88,7 @@ class ResponsesApi(Api):
             background=bool(body.background),
             live=bool(body.background or body.stream),
             preface=thread.preface if place.new else spec.preface,
+            branch=place.branch,
             idempotency=await idempotency(request),
         )
         if body.store is False:
@@ -99,15 +100,16 @@ class ResponsesApi(Api):
             item.parts.clear()
         forget_body(request)
         try:
-            turn = await self._chat.begin(request, chat, thread, spec)
+            turn = await self._chat.begin(request, chat, thread, spec, field="input")
         except ConversationBusy:
             if place.previous is None or spec.ready:
                 raise
             # Two that go on from the same response: this one is the second.
-            place = await self._places.forked(place, place.previous)
+            place = place.forked()
             thread = place.thread
-            spec = dataclasses.replace(spec, conversation_id=thread.conversation_id)
-            turn = await self._chat.begin(request, chat, thread, spec)
+            spec = dataclasses.replace(spec, new_conversation_id=thread.new_id, branch=place.branch)
+            spec = dataclasses.replace(spec, conversation_id=None)
+            turn = await self._chat.begin(request, chat, thread, spec, field="input")
         response = await self._begun(body, place, turn)
         headers = {**turn.headers, **NO_RETRY}
         if body.background and turn.run is not None:
@@ -172,7 +174,7 @@ class ResponsesApi(Api):
     async def _begun(self, body: ResponseRequest, place: Place, turn: Turn) -> Response:
         """Store a response whose run has begun; one that isn't to be stored is only made."""
         echo = body.echo()
-        if place.forked:
+        if place.branch is not None:
             echo["metadata"] = {**echo["metadata"], "forked": "true"}
         stored = StoredResponse(
             id=f"resp-{turn.run_id.removeprefix('run-')}",

@@ -197,11 +197,17 @@ class OpenAiApi(Api):
         )
 
     async def begin(
-        self, request: Request, body: ChatCompletionRequest, thread: Thread, spec: RunSpec
+        self,
+        request: Request,
+        body: ChatCompletionRequest,
+        thread: Thread,
+        spec: RunSpec,
+        field: str = CALL_ID,
     ) -> Turn:
         run: ActiveRun | None = None
         conversation_id, run_id = thread.conversation_id or "", None
-        calls = await self.functions.give(request, thread.results, CALL_ID) if thread.results else []
+        home = thread.conversation.id if thread.conversation else None
+        calls = await self.functions.give(request, thread.results, field, home) if thread.results else []
         if spec.ready:
             run_id = await self.functions.continued(calls[0])
         try:

@@ -41,7 +41,8 @@ INSTRUCTING: Final = ("system", "developer")
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A request's place. ``conversation`` None: it is made, as ``new_id`` or by a random id.
+    """A request's place. ``conversation`` None: it is made, as ``new_id`` or by a random id; with both, as a
+    branch of that one.
 
     ``told`` are the messages before the last one; ``named`` says that the caller picked. ``last`` is the
     user's, or that of a function; ``results`` are those of calls that wait for them.
@@ -64,7 +65,7 @@ class Thread:
     @property
     def conversation_id(self) -> str | None:
         """The id of the conversation that is there already."""
-        return self.conversation.id if self.conversation else None
+        return self.conversation.id if self.conversation and self.new_id is None else None
 
     @property
     def principal_id(self) -> str:
@@ -89,8 +90,8 @@ class Threads:
         self._functions = functions
         self._remembering = anyio.Lock()
 
-    async def find(self, request: Request, body: ChatCompletionRequest) -> Thread:
-        """Return the request's place; raises InvalidInput, NotFound."""
+    async def find(self, request: Request, body: ChatCompletionRequest, field: str = CALL_ID) -> Thread:
+        """Return the request's place; raises InvalidInput, which names ``field`` for a call, and NotFound."""
         last = body.messages[-1]
         if last.role not in ("user", "tool"):
             raise InvalidInput(f"messages: the last one must be of role user or tool, not {last.role}")
@@ -99,7 +100,7 @@ class Threads:
         told = tuple(item for item in body.messages[:-1] if item.role in ("user", "assistant"))
         system = "\n\n".join(item.content for item in body.messages if item.role in INSTRUCTING)
         caller, results = caller_of(request), results_in(body.messages)
-        conversation = await self._waiting(caller, body.messages, results)
+        conversation = await self._waiting(caller, body.messages, results, field)
         if conversation is not None:
             named = any(map(request.headers.get, NAMING_HEADERS)) or bool(body.user)
             return Thread(conversation, None, named, system, told, last, caller, results)
@@ -107,7 +108,7 @@ class Threads:
         return Thread(conversation, new_id, named, system, told, last, caller, {})
 
     async def _waiting(
-        self, caller: Caller, messages: Sequence[DoorMessage], results: Mapping[str, str]
+        self, caller: Caller, messages: Sequence[DoorMessage], results: Mapping[str, str], field: str
     ) -> Conversation | None:
         """Return the conversation of the last calls if results are all there is to say, or they still wait.
 
@@ -118,7 +119,7 @@ class Threads:
         if messages[-1].role == "user":
             calls = [call for call in calls if call.ended_at is None]
         elif not calls:
-            raise InvalidInput(f"{CALL_ID}: there is no call {messages[-1].tool_call_id}")
+            raise InvalidInput(f"{field}: there is no call {messages[-1].tool_call_id}")
         return await self._get(caller, calls[0].conversation_id) if calls else None
 
     async def remember(self, thread: Thread, conversation_id: str, answer: DoorMessage) -> None:

@@ -16,7 +16,7 @@ from shared.store.rows import Noun, reader
 from shared.store.sql import conversations, usage
 from shared.store.sql.leases import hold
 from shared.usage_values import Spending
-from shared.values import Compaction, Lease
+from shared.values import Branch, Compaction, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,36 +245,24 @@ class Responses(Noun):
 
         return await self._engine.write(work)
 
-    async def branch(self, response: StoredResponse, conversation_id: str, now: int) -> None:
-        """Make a conversation that has what was said in the response's one up to its end.
 
-        Raises NoConversation, Suspended.
-        """
+async def branch(tx: Tx, of: Branch, conversation_id: str, principal_id: str, now: int) -> None:
+    """Make a conversation that has what was said in another one up to a run's end.
 
-        async def work(tx: Tx) -> None:
-            source = await tx.fetchrow(
-                "SELECT trusted FROM conversations WHERE id = $1", response.conversation_id
-            )
-            if source is None:
-                raise NoConversation(response.conversation_id)
-            told = await tx.fetch(HISTORY, response.conversation_id, response.run_id)
-            await conversations.insert(
-                tx,
-                conversation_id,
-                now,
-                None,
-                False,
-                bool(source["trusted"]),
-                principal_id=response.principal_id,
-            )
-            columns = ("role", "sender", "sender_name", "text", "blocks", "created_at", "refused")
-            copies = [
-                (conversation_id, seq, new_id(MESSAGE), *(row[name] for name in columns))
-                for seq, row in enumerate(told, start=1)
-            ]
-            await tx.executemany(COPY, copies)
-            shown = sum(row["text"] is not None for row in told)
-            counted = "UPDATE conversations SET next_seq = $2, message_count = $3 WHERE id = $1"
-            await tx.execute(counted, conversation_id, len(told) + 1, shown)
-
-        await self._engine.write(work)
+    Raises NoConversation, Suspended.
+    """
+    source = await tx.fetchrow("SELECT trusted FROM conversations WHERE id = $1", of.conversation_id)
+    if source is None:
+        raise NoConversation(of.conversation_id)
+    told = await tx.fetch(HISTORY, of.conversation_id, of.run_id)
+    trusted = bool(source["trusted"])
+    await conversations.insert(tx, conversation_id, now, None, False, trusted, principal_id)
+    columns = ("role", "sender", "sender_name", "text", "blocks", "created_at", "refused")
+    copies = [
+        (conversation_id, seq, new_id(MESSAGE), *(row[name] for name in columns))
+        for seq, row in enumerate(told, start=1)
+    ]
+    await tx.executemany(COPY, copies)
+    shown = sum(row["text"] is not None for row in told)
+    counted = "UPDATE conversations SET next_seq = $2, message_count = $3 WHERE id = $1"
+    await tx.execute(counted, conversation_id, len(told) + 1, shown)

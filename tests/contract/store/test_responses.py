@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shared.errors import NoConversation
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
+from shared.values import Branch
 from tests.contract.store.making import T0, a_run, an_end, said
 
 
@@ -24,17 +23,18 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     first, second = await answered(store, "1"), await answered(store, "2")
     assert not await store.responses.is_last(first)
     assert await store.responses.is_last(second)
-    await store.responses.branch(first, "fork", T0)
+    branch = Branch("c", first.run_id)
+    lease = await store.runs.begin(a_run("3", "fork", branch=branch))
     told = [entry.text for entry in await store.conversations.history("fork")]
-    assert told == [entry.text for entry in await store.conversations.history("c")][:3]
+    assert told[:3] == [entry.text for entry in await store.conversations.history("c")][:3]
     forked = await store.conversations.get("fork")
     assert forked is not None
-    assert (forked.message_count, forked.trusted, forked.running) == (2, False, False)
-    lease = await store.runs.begin(a_run("3", "fork"))
+    assert (forked.message_count, forked.trusted, forked.running) == (3, False, True)
     assert [entry.seq for entry in await store.conversations.history("fork")] == [1, 2, 3, 4]
     assert lease.conversation_id == "fork"
     with pytest.raises(NoConversation):
-        await store.responses.branch(replace(first, conversation_id="gone"), "other", T0)
+        await store.runs.begin(a_run("4", "other", branch=branch._replace(conversation_id="gone")))
+    assert await store.conversations.get("other") is None
 
 
 async def test_the_last_response_of_a_conversation_that_responses_made_ends_it(store: Store) -> None:
