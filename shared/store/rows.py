@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
+from functools import wraps
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
-from shared.store.contract import Engine, Row
+from shared.store.contract import Engine, Row, Tx
 from shared.usage_values import Usage
 from shared.values import Page
 
@@ -148,6 +149,32 @@ class Where:
 
     def __str__(self) -> str:
         return " AND ".join(self._conditions)
+
+
+N = TypeVar("N", bound="Noun")
+P = ParamSpec("P")
+
+
+def writes(
+    *, patient: bool = False, long: bool = False, durably: bool = False
+) -> Callable[
+    [Callable[Concatenate[N, Tx, P], Awaitable[T]]], Callable[Concatenate[N, P], Coroutine[Any, Any, T]]
+]:
+    """Make a method of a ``Noun`` a transaction, which whoever calls it leaves out; as ``Engine.write``."""
+
+    def decorate(
+        work: Callable[Concatenate[N, Tx, P], Awaitable[T]],
+    ) -> Callable[Concatenate[N, P], Coroutine[Any, Any, T]]:
+        @wraps(work)
+        async def method(noun: N, /, *args: P.args, **named: P.kwargs) -> T:
+            def again(tx: Tx) -> Awaitable[T]:
+                return work(noun, tx, *args, **named)
+
+            return await noun._engine.write(again, patient=patient, long=long, durably=durably)
+
+        return method
+
+    return decorate
 
 
 class Noun:

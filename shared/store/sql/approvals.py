@@ -26,7 +26,7 @@ from shared.approval_values import (
 from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound
 from shared.store import rows
 from shared.store.contract import Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql import audit
 from shared.store.sql.steps import (
     CANCELLED,
@@ -136,38 +136,37 @@ class Approvals(Noun):
         statement = "UPDATE approvals SET remembered = 0 WHERE conversation_id = $1 AND remembered = 1"
         return await self._change(statement, conversation_id)
 
-    async def decide(self, approval_id: str, principal_id: str | None, answer: Answer, now: int) -> Approval:
+    @writes()
+    async def decide(
+        self, tx: Tx, approval_id: str, principal_id: str | None, answer: Answer, now: int
+    ) -> Approval:
         """Write a person's answer; the last one of a step makes it ready.
 
         Raises NotFound, AlreadyDecided, Conflict ``changed`` (the person saw another call), Expired.
         """
-
-        async def work(tx: Tx) -> Approval:
-            approval = await _locked(tx, approval_id, principal_id)
-            _check(approval, answer)
-            changed = await tx.execute(
-                """UPDATE approvals SET status = $2, decided_at = $3::bigint, decided_by = $4, message = $5,
-                remembered = $6, is_error = $7, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
-                WHERE id = $1 AND status = 'pending' AND (expires_at IS NULL OR expires_at > wall_now())""",
-                approval_id,
-                _becomes(approval, answer),
-                now,
-                jsons.dumps(answer.by),
-                answer.message,
-                int(answer.remember),
-                int(answer.is_error),
-            )
-            if not changed:
-                raise Expired(f"The request {approval_id} has expired; nobody answered in time.")
-            if answer.remember:
-                await _check_remembered(tx, approval.conversation_id)
-            await _go_on(tx, approval, answer, now)
-            row = rows.there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
-            whose = await tx.fetchval(LOCK, approval.conversation_id)
-            await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
-            return to_approval(row)
-
-        return await self._engine.write(work)
+        approval = await _locked(tx, approval_id, principal_id)
+        _check(approval, answer)
+        changed = await tx.execute(
+            """UPDATE approvals SET status = $2, decided_at = $3::bigint, decided_by = $4, message = $5,
+            remembered = $6, is_error = $7, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
+            WHERE id = $1 AND status = 'pending' AND (expires_at IS NULL OR expires_at > wall_now())""",
+            approval_id,
+            _becomes(approval, answer),
+            now,
+            jsons.dumps(answer.by),
+            answer.message,
+            int(answer.remember),
+            int(answer.is_error),
+        )
+        if not changed:
+            raise Expired(f"The request {approval_id} has expired; nobody answered in time.")
+        if answer.remember:
+            await _check_remembered(tx, approval.conversation_id)
+        await _go_on(tx, approval, answer, now)
+        row = rows.there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
+        whose = await tx.fetchval(LOCK, approval.conversation_id)
+        await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
+        return to_approval(row)
 
     async def ready(self, limit: int) -> list[Ready]:
         """Return steps of active principals that can go on, by turns of each, its longest waiting first."""
@@ -193,17 +192,14 @@ class Approvals(Noun):
         where = "a.shown IS NOT NULL AND a.status <> 'pending'"
         return await self._all(to_approval, f"{SELECT} WHERE {where} ORDER BY a.number LIMIT 100")
 
-    async def show(self, approval_id: str, place: Sequence[str], *, ends: bool = False) -> None:
+    @writes(patient=True)
+    async def show(self, tx: Tx, approval_id: str, place: Sequence[str], *, ends: bool = False) -> None:
         """Note that a message of a chat has buttons for a request, or (``ends``) that it hasn't any more."""
-
-        async def work(tx: Tx) -> None:
-            select = "SELECT shown FROM approvals WHERE id = $1 FOR UPDATE"
-            others = jsons.loads(await tx.fetchval(select, approval_id) or "[]")
-            places = [each for each in others if each != list(place)] + ([] if ends else [place])
-            update = "UPDATE approvals SET shown = $2 WHERE id = $1"
-            await tx.execute(update, approval_id, jsons.dumps(places) if places else None)
-
-        await self._engine.write(work, patient=True)
+        select = "SELECT shown FROM approvals WHERE id = $1 FOR UPDATE"
+        others = jsons.loads(await tx.fetchval(select, approval_id) or "[]")
+        places = [each for each in others if each != list(place)] + ([] if ends else [place])
+        update = "UPDATE approvals SET shown = $2 WHERE id = $1"
+        await tx.execute(update, approval_id, jsons.dumps(places) if places else None)
 
     async def expire(self, now: int) -> int:
         """End the steps of which a request has expired; returns how many."""
@@ -212,19 +208,16 @@ class Approvals(Noun):
             await self._engine.write(partial(expire_step, conversation_id=row["conversation_id"], now=now))
         return len(due)
 
-    async def drop(self, conversation_id: str, now: int, run_id: str | None = None) -> str | None:
+    @writes()
+    async def drop(self, tx: Tx, conversation_id: str, now: int, run_id: str | None = None) -> str | None:
         """Cancel a run that waits (if it is this one); returns its id, None where none waits."""
-
-        async def work(tx: Tx) -> str | None:
-            await tx.fetchrow(LOCK, conversation_id)
-            last = await tx.fetchval(f"SELECT {LAST_RUN}", conversation_id)
-            if run_id not in (None, last):
-                return None
-            if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
-                return None
-            return await end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
-
-        return await self._engine.write(work)
+        await tx.fetchrow(LOCK, conversation_id)
+        last = await tx.fetchval(f"SELECT {LAST_RUN}", conversation_id)
+        if run_id not in (None, last):
+            return None
+        if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
+            return None
+        return await end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
 
 
 async def _locked(tx: Tx, approval_id: str, principal_id: str | None) -> Approval:

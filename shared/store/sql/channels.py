@@ -10,7 +10,7 @@ from typing import Final
 from shared import jsons
 from shared.errors import NoConversation
 from shared.store.contract import Missing, Row, Tx
-from shared.store.rows import Noun, reader
+from shared.store.rows import Noun, reader, writes
 from shared.store.sql import chats
 from shared.store.sql.chats import SAID, Chat, Delivery, NewUpdate, Saying, Update
 from shared.store.sql.conversations import store_messages
@@ -52,13 +52,10 @@ AWAKE: Final = """NOT EXISTS (SELECT 1 FROM conversations AS c JOIN principals A
 class Channels(Noun):
     """Updates of channels, chats and their conversations, deliveries to chats."""
 
-    async def receive(self, channel: str, updates: Sequence[NewUpdate], now: int) -> int:
+    @writes()
+    async def receive(self, tx: Tx, channel: str, updates: Sequence[NewUpdate], now: int) -> int:
         """Store the updates whose id the channel hasn't brought before; returns how many were new."""
-
-        async def work(tx: Tx) -> int:
-            return sum([await _receive(tx, channel, update, now) for update in updates])
-
-        return await self._engine.write(work)
+        return sum([await _receive(tx, channel, update, now) for update in updates])
 
     async def waiting(self, channel: str, chat_id: str) -> int:
         """Return how many updates of the chat wait to be handled."""
@@ -110,20 +107,19 @@ class Channels(Noun):
         statement = "UPDATE channel_updates SET draft_id = $2 WHERE number = $1"
         await self._change(statement, number, draft_id, patient=True)
 
-    async def settle(self, number: int, conversation_id: str, saying: Saying | None, now: int) -> None:
+    @writes(patient=True)
+    async def settle(
+        self, tx: Tx, number: int, conversation_id: str, saying: Saying | None, now: int
+    ) -> None:
         """End the update, forget its body and store what is to be said to its chat, in one transaction.
 
         An update that was settled before stays as it is. Raises NotFound (the conversation).
         """
-
-        async def work(tx: Tx) -> None:
-            statement = """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
-                AND settled_at IS NULL RETURNING channel, chat_id"""
-            row = await tx.fetchrow(statement, number, now)
-            if row is not None and saying is not None:
-                await say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
-
-        await self._engine.write(work, patient=True)
+        statement = """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
+            AND settled_at IS NULL RETURNING channel, chat_id"""
+        row = await tx.fetchrow(statement, number, now)
+        if row is not None and saying is not None:
+            await say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
 
     async def enter(self, chat: Chat, now: int, *, trusted: bool = False) -> str:
         """Return the conversation the chat is in, made now (``trusted`` or not) if there is none; remember
@@ -140,23 +136,20 @@ class Channels(Noun):
         """Put the chat into a new conversation. What the ones before still say reaches the chat as well."""
         return await self._engine.write(lambda tx: chats.make(tx, chat, now, trusted))
 
-    async def decide_trust(self, channel: str, trusts: Callable[[Chat], bool]) -> None:
+    @writes()
+    async def decide_trust(self, tx: Tx, channel: str, trusts: Callable[[Chat], bool]) -> None:
         """Decide about conversations that the channel began before anybody asked for its chats' trust."""
-
-        async def work(tx: Tx) -> None:
-            unknown = await tx.fetch(
-                """SELECT channel_chats.* FROM channel_chats JOIN conversations AS c ON c.id = conversation_id
-                WHERE channel = $1 AND trusted IS NULL ORDER BY number""",
-                channel,
+        unknown = await tx.fetch(
+            """SELECT channel_chats.* FROM channel_chats JOIN conversations AS c ON c.id = conversation_id
+            WHERE channel = $1 AND trusted IS NULL ORDER BY number""",
+            channel,
+        )
+        for row in unknown:
+            await tx.execute(
+                "UPDATE conversations SET trusted = $2 WHERE id = $1",
+                row["conversation_id"],
+                int(trusts(chats.to_chat(row))),
             )
-            for row in unknown:
-                await tx.execute(
-                    "UPDATE conversations SET trusted = $2 WHERE id = $1",
-                    row["conversation_id"],
-                    int(trusts(chats.to_chat(row))),
-                )
-
-        await self._engine.write(work)
 
     async def join(self, chat: Chat, conversation_id: str, now: int) -> None:
         """Put the chat into a conversation that exists already; raises NotFound."""
@@ -228,19 +221,16 @@ class Channels(Noun):
             WHERE number = $1"""
         await self._change(statement, number, until, error, patient=True)
 
-    async def sent(self, number: int, now: int) -> None:
+    @writes(patient=True)
+    async def sent(self, tx: Tx, number: int, now: int) -> None:
         """End a delivery and forget its text; a message of ``send_message`` counts as handed over."""
-
-        async def work(tx: Tx) -> None:
-            row = await tx.fetchrow(END, number, now, None, 0)
-            if row is not None and row["source"].startswith(SAID):
-                await tx.execute(
-                    "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL",
-                    now,
-                    row["source"].removeprefix(SAID),
-                )
-
-        await self._engine.write(work, patient=True)
+        row = await tx.fetchrow(END, number, now, None, 0)
+        if row is not None and row["source"].startswith(SAID):
+            await tx.execute(
+                "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL",
+                now,
+                row["source"].removeprefix(SAID),
+            )
 
     async def failed(self, number: int, error: str, now: int) -> None:
         """End a delivery for good and forget its text; ``untold`` lists it until ``tell`` did its work."""
@@ -255,28 +245,25 @@ class Channels(Noun):
             limit,
         )
 
-    async def tell(self, number: int, message: NewMessage, now: int) -> bool:
+    @writes()
+    async def tell(self, tx: Tx, number: int, message: NewMessage, now: int) -> bool:
         """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
-
-        async def work(tx: Tx) -> bool:
-            # Whoever begins a run locks its conversation: between a running run's tool calls and their
-            # results nothing may stand.
-            await tx.execute(
-                """SELECT 1 FROM conversations WHERE id =
-                    (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE""",
-                number,
-            )
-            row = await tx.fetchrow(
-                """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1 AND NOT EXISTS (
-                SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
-                AND runs.state = 'running') RETURNING conversation_id""",
-                number,
-            )
-            if row is not None:
-                await store_messages(tx, row["conversation_id"], None, [message], now)
-            return row is not None
-
-        return await self._engine.write(work)
+        # Whoever begins a run locks its conversation: between a running run's tool calls and their
+        # results nothing may stand.
+        await tx.execute(
+            """SELECT 1 FROM conversations WHERE id =
+                (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE""",
+            number,
+        )
+        row = await tx.fetchrow(
+            """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1 AND NOT EXISTS (
+            SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
+            AND runs.state = 'running') RETURNING conversation_id""",
+            number,
+        )
+        if row is not None:
+            await store_messages(tx, row["conversation_id"], None, [message], now)
+        return row is not None
 
 
 async def _receive(tx: Tx, channel: str, update: NewUpdate, now: int) -> int:

@@ -12,7 +12,7 @@ from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
 from shared.store import rows
 from shared.store.contract import Tx
-from shared.store.rows import Noun, reader
+from shared.store.rows import Noun, reader, writes
 from shared.store.sql import conversations, usage
 from shared.store.sql.leases import hold
 from shared.usage_values import Spending
@@ -135,27 +135,24 @@ class Compactions(Noun):
             patient=True,
         )
 
+    @writes(patient=True)
     async def add(
-        self, lease: Lease, compaction: Compaction, now: int, *, spent: Spending | None = None
+        self, tx: Tx, lease: Lease, compaction: Compaction, now: int, *, spent: Spending | None = None
     ) -> Compaction:
         """Put a compaction in force and count what it cost; raises LeaseLost.
 
         What was reserved for its model call is given back. Returns it with its number and ``created_at``.
         """
-
-        async def work(tx: Tx) -> Compaction:
-            await hold(tx, lease, "reserved_tokens = 0, reserved_microdollars = 0")
-            newest = await tx.fetchval(
-                "SELECT max(number) FROM compactions WHERE conversation_id = $1", lease.conversation_id
-            )
-            made = replace(compaction, number=(newest or 0) + 1, created_at=now)
-            own = (lease.conversation_id, jsons.dumps(made.usage), jsons.dumps(made.left_out))
-            await tx.execute(INSERT_COMPACTION, *COMPACTION_VALUES(made), *own)
-            if spent is not None:
-                await usage.count(tx, lease.conversation_id, spent, now)
-            return made
-
-        return await self._engine.write(work, patient=True)
+        await hold(tx, lease, "reserved_tokens = 0, reserved_microdollars = 0")
+        newest = await tx.fetchval(
+            "SELECT max(number) FROM compactions WHERE conversation_id = $1", lease.conversation_id
+        )
+        made = replace(compaction, number=(newest or 0) + 1, created_at=now)
+        own = (lease.conversation_id, jsons.dumps(made.usage), jsons.dumps(made.left_out))
+        await tx.execute(INSERT_COMPACTION, *COMPACTION_VALUES(made), *own)
+        if spent is not None:
+            await usage.count(tx, lease.conversation_id, spent, now)
+        return made
 
     async def unarchived(self, conversation_id: str) -> list[Compaction]:
         """Return those that replaced messages and are not in the archive yet, oldest first."""
@@ -235,15 +232,12 @@ class Responses(Noun):
         )
         return found is None
 
-    async def remove(self, response: StoredResponse) -> bool:
+    @writes()
+    async def remove(self, tx: Tx, response: StoredResponse) -> bool:
         """Remove a response; return whether its conversation was made for responses and has none any more."""
-
-        async def work(tx: Tx) -> bool:
-            await tx.execute("DELETE FROM responses WHERE id = $1", response.id)
-            left = "SELECT count(*) FROM responses WHERE conversation_id = $1"
-            return response.made_conversation and not await tx.fetchval(left, response.conversation_id)
-
-        return await self._engine.write(work)
+        await tx.execute("DELETE FROM responses WHERE id = $1", response.id)
+        left = "SELECT count(*) FROM responses WHERE conversation_id = $1"
+        return response.made_conversation and not await tx.fetchval(left, response.conversation_id)
 
 
 async def branch(tx: Tx, of: Branch, conversation_id: str, principal_id: str, now: int) -> None:

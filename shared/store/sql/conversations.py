@@ -12,7 +12,7 @@ from shared.ids import SESSION, new_id
 from shared.principals import OPERATOR, stored_name
 from shared.store import rows
 from shared.store.contract import Taken, Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.values import Conversation, HistoryEntry, Message, NewMessage, Page
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
@@ -78,8 +78,10 @@ class Conversations(Noun):
                 raise
             return found
 
+    @writes()
     async def create(
         self,
+        tx: Tx,
         conversation_id: str,
         now: int,
         *,
@@ -93,15 +95,11 @@ class Conversations(Noun):
 
         Raises Duplicate, Suspended.
         """
-
-        async def work(tx: Tx) -> Conversation:
-            await insert(tx, conversation_id, now, owner_id, temporary, trusted, principal_id)
-            row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
-            if row is None:
-                raise NoConversation(conversation_id)
-            return to_conversation(row)
-
-        return await self._engine.write(work)
+        await insert(tx, conversation_id, now, owner_id, temporary, trusted, principal_id)
+        row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
+        if row is None:
+            raise NoConversation(conversation_id)
+        return to_conversation(row)
 
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return the conversation or None."""
@@ -191,29 +189,26 @@ class Conversations(Noun):
             AND last_activity < $1 ORDER BY last_activity LIMIT $2"""
         return await self._all(itemgetter("id"), statement, before, limit)
 
-    async def delete(self, conversation_id: str) -> str:
+    @writes(long=True)
+    async def delete(self, tx: Tx, conversation_id: str) -> str:
         """Remove every row of it and of its temporary conversations; returns whose it was.
 
         Raises NotFound, ConversationBusy.
         """
-
-        async def work(tx: Tx) -> str:
-            # Whoever begins a run locks its conversation first, so none begins between this look and the end.
-            principals = {row["id"]: row["principal_id"] for row in await tx.fetch(FAMILY, conversation_id)}
-            family = list(principals)
-            if conversation_id not in family:
-                raise NoConversation(conversation_id)
-            running = await tx.fetchval(
-                "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1",
-                family,
-            )
-            if running is not None:
-                raise ConversationBusy(conversation_id)
-            await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
-            await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
-            return str(principals[conversation_id])
-
-        return await self._engine.write(work, long=True)
+        # Whoever begins a run locks its conversation first, so none begins between this look and the end.
+        principals = {row["id"]: row["principal_id"] for row in await tx.fetch(FAMILY, conversation_id)}
+        family = list(principals)
+        if conversation_id not in family:
+            raise NoConversation(conversation_id)
+        running = await tx.fetchval(
+            "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1",
+            family,
+        )
+        if running is not None:
+            raise ConversationBusy(conversation_id)
+        await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
+        await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
+        return str(principals[conversation_id])
 
 
 async def insert(

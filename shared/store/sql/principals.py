@@ -13,7 +13,7 @@ from shared.errors import Conflict, Duplicate, NotFound, Suspended
 from shared.principals import OPERATOR, Principal, PrincipalStatus, PrincipalUse, Terms
 from shared.store import rows
 from shared.store.contract import Taken, Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql import audit
 from shared.store.sql.task_rows import FREE, WAITS_FOR_PRINCIPAL
 from shared.store.sql.usage import DAY, TOKENS
@@ -114,7 +114,8 @@ class Principals(Noun):
             raise Duplicate("subject: belongs to another principal") from None
         return replace(principal, revision=principal.revision + 1)
 
-    async def begin_deletion(self, principal_id: str, now: int) -> Principal:
+    @writes()
+    async def begin_deletion(self, tx: Tx, principal_id: str, now: int) -> Principal:
         """End its tokens, runs, requests and unsent messages at once; the rest goes by ``delete_some``.
 
         Raises NotFound, and Conflict ``operator``.
@@ -122,24 +123,21 @@ class Principals(Noun):
         if principal_id == OPERATOR:
             raise Conflict("The operator can't be deleted", code="operator")
 
-        async def work(tx: Tx) -> Principal:
-            statement = """UPDATE principals SET status = 'deleting', deleted_at = coalesce(deleted_at, $2),
-                revision = revision + 1 WHERE id = $1 AND status <> 'deleted' RETURNING *"""
-            row = await tx.fetchrow(statement, principal_id, now)
-            if row is None:
-                raise NotFound(f"principal not found: {principal_id}")
-            await tx.execute(DROP, principal_id, now)
-            await audit.note(tx, "principal.deleted", principal_id, principal_id)
-            for statement in (
-                "DELETE FROM tokens WHERE principal_id = $1",
-                UNSENT,
-                CANCEL,
-                *UNTOLD,
-            ):
-                await tx.execute(statement, principal_id)
-            return to_principal(row)
-
-        return await self._engine.write(work)
+        statement = """UPDATE principals SET status = 'deleting', deleted_at = coalesce(deleted_at, $2),
+            revision = revision + 1 WHERE id = $1 AND status <> 'deleted' RETURNING *"""
+        row = await tx.fetchrow(statement, principal_id, now)
+        if row is None:
+            raise NotFound(f"principal not found: {principal_id}")
+        await tx.execute(DROP, principal_id, now)
+        await audit.note(tx, "principal.deleted", principal_id, principal_id)
+        for statement in (
+            "DELETE FROM tokens WHERE principal_id = $1",
+            UNSENT,
+            CANCEL,
+            *UNTOLD,
+        ):
+            await tx.execute(statement, principal_id)
+        return to_principal(row)
 
     async def departing(self, limit: int) -> list[Principal]:
         """Return principals that are being deleted, and what is left of those that are, oldest first."""

@@ -11,7 +11,7 @@ from shared import jsons
 from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql import conversation_rows, leases, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.leases import hold, those_held
@@ -124,20 +124,17 @@ class Runs(Noun):
 
         await self._engine.write(work, patient=True, durably=effect_ahead)
 
-    async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
+    @writes(patient=True)
+    async def reserve(self, tx: Tx, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
         """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
 
         ``decide`` says how much, by what is spent and reserved so far; what it raises passes, and nothing
         is reserved. No two reservations are decided on the same figures.
         """
-
-        async def work(tx: Tx) -> None:
-            await tx.lock("reserve", "")
-            amount = decide(await usage.standing(tx, lease, now))
-            reserved = "reserved_tokens = $4, reserved_microdollars = $5"
-            await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
-
-        await self._engine.write(work, patient=True)
+        await tx.lock("reserve", "")
+        amount = decide(await usage.standing(tx, lease, now))
+        reserved = "reserved_tokens = $4, reserved_microdollars = $5"
+        await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
 
     async def record(self, told: Sequence[tuple[Lease, Sequence[Event]]], now: int) -> set[str]:
         """Store events of several runs; return the ids of those whose lease is lost, of which nothing is."""
@@ -153,8 +150,10 @@ class Runs(Noun):
 
         return await self._engine.write(work)
 
+    @writes(patient=True, durably=True)
     async def finish(
         self,
+        tx: Tx,
         lease: Lease,
         end: RunEnd,
         messages: Sequence[NewMessage],
@@ -167,36 +166,32 @@ class Runs(Noun):
 
         ``told``: outbound messages that its answer brings.
         """
-
-        async def work(tx: Tx) -> None:
-            await hold(
-                tx,
-                lease,
-                """state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10,
-                spent_tokens = spent_tokens + $11, spent_microdollars = spent_microdollars + $12""",
-                end.state,
-                now,
-                end.model,
-                jsons.dumps(end.usage),
-                end.error,
-                end.code,
-                jsons.dumps(end.answer),
-                end.spent.tokens,
-                end.spent.microdollars,
-            )
-            await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
-            if end.requests:
-                await steps.ask(tx, lease, end, now)
-            if lease.chain.previous_run_id is not None and not end.waits:
-                await end_of_chain(tx, lease.run_id, end.answer, now)
-            if end.code == REFUSED:
-                await mark_refused(tx, lease.conversation_id)
-            await record_events(tx, lease.run_id, events, now)
-            await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
-            if told:
-                await conversation_rows.mark_delivered(tx, told, now)
-
-        await self._engine.write(work, patient=True, durably=True)
+        await hold(
+            tx,
+            lease,
+            """state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10,
+            spent_tokens = spent_tokens + $11, spent_microdollars = spent_microdollars + $12""",
+            end.state,
+            now,
+            end.model,
+            jsons.dumps(end.usage),
+            end.error,
+            end.code,
+            jsons.dumps(end.answer),
+            end.spent.tokens,
+            end.spent.microdollars,
+        )
+        await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
+        if end.requests:
+            await steps.ask(tx, lease, end, now)
+        if lease.chain.previous_run_id is not None and not end.waits:
+            await end_of_chain(tx, lease.run_id, end.answer, now)
+        if end.code == REFUSED:
+            await mark_refused(tx, lease.conversation_id)
+        await record_events(tx, lease.run_id, events, now)
+        await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
+        if told:
+            await conversation_rows.mark_delivered(tx, told, now)
 
     async def get(self, conversation_id: str, run_id: str) -> Run | None:
         """Return a run of the conversation or None."""
@@ -258,61 +253,52 @@ class Runs(Noun):
             patient=True,
         )
 
-    async def recover(self, now: int, *, all_but: str | None = None) -> list[str]:
+    @writes()
+    async def recover(self, tx: Tx, now: int, *, all_but: str | None = None) -> list[str]:
         """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds.
 
         They end as ``error``, code ``interrupted`` or ``retryable``, with the ``error`` event that a
         waiting reader needs. Returns the ids of the ended runs.
         """
-
-        async def work(tx: Tx) -> list[str]:
-            # A row that somebody holds right now is being renewed, ended or recovered already. Sorted by `+`:
-            # in the order of the table all runs there ever were would be looked at.
-            stale = await tx.fetch(
-                """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
-                OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED""",
-                all_but,
-            )
-            for row in stale:
-                await cut_off_run(tx, row, now)
-            return [row["id"] for row in stale]
-
-        return await self._engine.write(work)
+        # A row that somebody holds right now is being renewed, ended or recovered already. Sorted by `+`:
+        # in the order of the table all runs there ever were would be looked at.
+        stale = await tx.fetch(
+            """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
+            OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED""",
+            all_but,
+        )
+        for row in stale:
+            await cut_off_run(tx, row, now)
+        return [row["id"] for row in stale]
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
         return await self._engine.read(lambda tx: leases.keyed(tx, idempotency, now))
 
+    @writes()
     async def keep_answer(
-        self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
+        self, tx: Tx, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
     ) -> None:
         """Store the answer for a key (routes that are not runs)."""
+        await leases.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
+        await tx.execute(
+            "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4",
+            status,
+            jsons.dumps(body),
+            idempotency.route,
+            idempotency.key,
+        )
 
-        async def work(tx: Tx) -> None:
-            await leases.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
-            await tx.execute(
-                "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4",
-                status,
-                jsons.dumps(body),
-                idempotency.route,
-                idempotency.key,
-            )
-
-        await self._engine.write(work)
-
-    async def ask_cancel(self, conversation_id: str, run_id: str | None = None) -> str | None:
+    @writes()
+    async def ask_cancel(self, tx: Tx, conversation_id: str, run_id: str | None = None) -> str | None:
         """Note that the conversation's running run is to stop (if it is this one), or that its cut-off one
         isn't to be begun again; returns its id, None if there is none.
         """
-
-        async def work(tx: Tx) -> str | None:
-            statement = """UPDATE runs SET cancel_asked = 1, again = NULL WHERE conversation_id = $1
-                AND coalesce($2, id) = id
-                AND (state = 'running' OR (code = 'retryable' AND again IS NOT NULL)) RETURNING id"""
-            row = await tx.fetchrow(statement, conversation_id, run_id)
-            return None if row is None else str(row["id"])
-
-        return await self._engine.write(work)
+        statement = """UPDATE runs SET cancel_asked = 1, again = NULL WHERE conversation_id = $1
+            AND coalesce($2, id) = id
+            AND (state = 'running' OR (code = 'retryable' AND again IS NOT NULL)) RETURNING id"""
+        row = await tx.fetchrow(statement, conversation_id, run_id)
+        return None if row is None else str(row["id"])
 
     async def cancels_asked(self, owner: str) -> list[str]:
         """Return the ids of the owner's running runs that somebody wants to stop."""

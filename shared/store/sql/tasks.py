@@ -14,7 +14,7 @@ from shared.errors import Duplicate, LeaseLost, NoConversation, NotFound
 from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql import audit, conversation_rows, conversations, task_claims, task_rows
 from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.conversations import OF_PRINCIPAL
@@ -71,8 +71,9 @@ class Tasks(Noun):
         super().__init__(engine)
         self._runs = Runs(engine)
 
+    @writes()
     async def add(
-        self, task: Task, *, quota: int, alone_for: str | None = None, by: str | None = None
+        self, tx: Tx, task: Task, *, quota: int, alone_for: str | None = None, by: str | None = None
     ) -> None:
         """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree), Suspended.
 
@@ -81,18 +82,14 @@ class Tasks(Noun):
         has one. ``by``: the conversation in whose run it is made; where that is a task's run, the new one
         joins that task's tree, which is bounded (``task_outcomes.LARGEST_TREE``, ``DEEPEST_TREE``).
         """
-
-        async def work(tx: Tx) -> None:
-            if alone_for is not None:
-                await conversations.insert(
-                    tx, task.conversation_id, task.created_at, None, temporary=True, principal_id=alone_for
-                )
-            await task_rows.keep_quota(tx, task.conversation_id, quota)
-            await _insert(tx, task if by is None else await _in_tree(tx, task, by))
-            if audit.by_operator():
-                await audit.crossed(tx, await tx.fetchval(audit.WHOSE, task.id), task.id)
-
-        await self._engine.write(work)
+        if alone_for is not None:
+            await conversations.insert(
+                tx, task.conversation_id, task.created_at, None, temporary=True, principal_id=alone_for
+            )
+        await task_rows.keep_quota(tx, task.conversation_id, quota)
+        await _insert(tx, task if by is None else await _in_tree(tx, task, by))
+        if audit.by_operator():
+            await audit.crossed(tx, await tx.fetchval(audit.WHOSE, task.id), task.id)
 
     async def get(self, task_id: str, reach: Reach) -> Task | None:
         """Return the task if it is within reach."""
@@ -121,26 +118,23 @@ class Tasks(Noun):
         edited = attrgetter(*EDITED)(task)
         return await self._change(REPLACE, *within(task.id, reach), expected_revision, *edited) > 0
 
-    async def remove(self, task_id: str, reach: Reach, *, by: str | None = None) -> bool:
+    @writes()
+    async def remove(self, tx: Tx, task_id: str, reach: Reach, *, by: str | None = None) -> bool:
         """Delete the task and its run log, and have its run cancelled; False if it is out of reach.
 
         ``by``: the conversation in whose run it is done; a task's own run completes its task instead, so that
         it can still say what it has to say.
         """
-
-        async def work(tx: Tx) -> bool:
-            own = None if by is None else await tx.fetchrow(RUNNING_TASK, by)
-            if own is not None and own["id"] in (task_id, reach.stored(task_id)):
-                await tx.execute(COMPLETE, own["id"])
-                return True
-            statement = f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id"
-            row = await tx.fetchrow(statement, *within(task_id, reach))
-            if row is None:
-                return False
-            await task_rows.remove_own_conversation(tx, row["conversation_id"])
+        own = None if by is None else await tx.fetchrow(RUNNING_TASK, by)
+        if own is not None and own["id"] in (task_id, reach.stored(task_id)):
+            await tx.execute(COMPLETE, own["id"])
             return True
-
-        return await self._engine.write(work)
+        statement = f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id"
+        row = await tx.fetchrow(statement, *within(task_id, reach))
+        if row is None:
+            return False
+        await task_rows.remove_own_conversation(tx, row["conversation_id"])
+        return True
 
     async def claim_due(
         self, *, host: str, now: int, lease_ms: int, but: tuple[str, ...] = ()
@@ -166,20 +160,18 @@ class Tasks(Noun):
         by = Claimant(host, now, lease_ms)
         return await self._engine.write(lambda tx: task_claims.claim_left(tx, by))
 
+    @writes()
     async def claim_manual(
-        self, task_id: str, reach: Reach, *, host: str, now: int, lease_ms: int
+        self, tx: Tx, task_id: str, reach: Reach, *, host: str, now: int, lease_ms: int
     ) -> Claimed:
         """Claim a slot that leaves the schedule alone; raises NotFound, Conflict ``task_running``."""
         by = Claimant(host, now, lease_ms)
         statement, values = f"{MINE} FOR NO KEY UPDATE", within(task_id, reach)
 
-        async def work(tx: Tx) -> Claimed:
-            row = await tx.fetchrow(statement, *values)
-            if row is None:
-                raise NotFound(FOREIGN)
-            return await task_claims.claim_manual(tx, row, by)
-
-        return await self._engine.write(work)
+        row = await tx.fetchrow(statement, *values)
+        if row is None:
+            raise NotFound(FOREIGN)
+        return await task_claims.claim_manual(tx, row, by)
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""
@@ -187,18 +179,17 @@ class Tasks(Noun):
             lambda tx: hold(tx, claim, "lease_until = lease_now() + $4::bigint", lease_ms), patient=True
         )
 
-    async def release(self, claim: TaskRun) -> None:
+    @writes(patient=True)
+    async def release(self, tx: Tx, claim: TaskRun) -> None:
         """Give an unstarted claim back, as if it had never been made (its slot is due again)."""
+        row = await _locked(tx, claim)
+        if row is not None:
+            await task_claims.give_back(tx, row)
 
-        async def work(tx: Tx) -> None:
-            row = await _locked(tx, claim)
-            if row is not None:
-                await task_claims.give_back(tx, row)
-
-        await self._engine.write(work, patient=True)
-
+    @writes(patient=True, durably=True)
     async def finish(
         self,
+        tx: Tx,
         claim: TaskRun,
         *,
         state: TaskRunState,
@@ -216,21 +207,17 @@ class Tasks(Noun):
         completes when no slot is left. Returns what the conversation of the task was told
         (``task_outcomes.told``).
         """
-
-        async def work(tx: Tx) -> Sequence[Outbound]:
-            row = await _locked(tx, claim)
-            if row is None:
-                raise LeaseLost(claim.id)
-            if waits:
-                await tx.execute(
-                    "UPDATE task_runs SET state = $2, error = $3 WHERE id = $1", claim.id, state, error
-                )
-                return ()
-            told = await end(tx, row, Outcome(state, result, error, output=output), now)
-            await conversation_rows.mark_delivered(tx, [message.id for message in told], now)
-            return told
-
-        return await self._engine.write(work, patient=True, durably=True)
+        row = await _locked(tx, claim)
+        if row is None:
+            raise LeaseLost(claim.id)
+        if waits:
+            await tx.execute(
+                "UPDATE task_runs SET state = $2, error = $3 WHERE id = $1", claim.id, state, error
+            )
+            return ()
+        told = await end(tx, row, Outcome(state, result, error, output=output), now)
+        await conversation_rows.mark_delivered(tx, [message.id for message in told], now)
+        return told
 
     async def runs(
         self, task_id: str, reach: Reach, *, limit: int, cursor: str | None

@@ -10,7 +10,7 @@ from shared.ids import Token
 from shared.principals import OPERATOR, Principal
 from shared.store import rows
 from shared.store.contract import Missing, Taken, Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql import audit
 from shared.store.sql.principals import BEARER_COLUMNS, check_lives, to_bearer
 from shared.values import Page
@@ -79,16 +79,13 @@ class Tokens(Noun):
         statement = f"SELECT * FROM tokens WHERE {where} ORDER BY number LIMIT $1"
         return await self._page(to_token, ("number",), statement, limit, *where.values)
 
-    async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
+    @writes()
+    async def revoke(self, tx: Tx, token_id: str, principal_id: str | None = None) -> bool:
         """Remove a token (only a principal's) for good; False if there is none."""
-
-        async def work(tx: Tx) -> bool:
-            whose = await tx.fetchval(REVOKE, token_id, principal_id)
-            if whose is not None:
-                await audit.note(tx, "token.revoked", whose, token_id)
-            return whose is not None
-
-        return await self._engine.write(work)
+        whose = await tx.fetchval(REVOKE, token_id, principal_id)
+        if whose is not None:
+            await audit.note(tx, "token.revoked", whose, token_id)
+        return whose is not None
 
     async def touched(self, token_ids: Sequence[str], now: int) -> None:
         """Remember that tokens were used; by the minute is enough."""
@@ -100,18 +97,15 @@ class Tokens(Noun):
 class ToolPins(Noun):
     """What the tools of the operator's MCP servers looked like when they were last seen, as digests."""
 
-    async def swap(self, place: bytes, digest: bytes, now: int) -> bytes | None:
+    @writes()
+    async def swap(self, tx: Tx, place: bytes, digest: bytes, now: int) -> bytes | None:
         """Keep a place's digest and return the one that was kept before, None for a new place."""
-
-        async def work(tx: Tx) -> bytes | None:
-            before = await tx.fetchval("SELECT digest FROM tool_pins WHERE place = $1 FOR UPDATE", place)
-            if before is None or bytes(before) != digest:
-                statement = """INSERT INTO tool_pins VALUES ($1, $2, $3)
-                    ON CONFLICT (place) DO UPDATE SET digest = excluded.digest, seen_at = excluded.seen_at"""
-                await tx.execute(statement, place, digest, now)
-            return None if before is None else bytes(before)
-
-        return await self._engine.write(work)
+        before = await tx.fetchval("SELECT digest FROM tool_pins WHERE place = $1 FOR UPDATE", place)
+        if before is None or bytes(before) != digest:
+            statement = """INSERT INTO tool_pins VALUES ($1, $2, $3)
+                ON CONFLICT (place) DO UPDATE SET digest = excluded.digest, seen_at = excluded.seen_at"""
+            await tx.execute(statement, place, digest, now)
+        return None if before is None else bytes(before)
 
 
 class SignIns(Noun):

@@ -14,7 +14,7 @@ from shared.errors import Conflict, Duplicate, NotFound
 from shared.ids import EVENT, new_id
 from shared.store import rows
 from shared.store.contract import Tx
-from shared.store.rows import Noun
+from shared.store.rows import Noun, writes
 from shared.store.sql.principals import check_lives
 from shared.values import Page
 from shared.webhook_values import (
@@ -179,23 +179,20 @@ class Webhooks(Noun):
         statement = f"SELECT * FROM webhook_deliveries WHERE {where} ORDER BY number DESC LIMIT $1"
         return await self._page(to_delivery, ("number",), statement, limit, *where.values)
 
-    async def replay(self, webhook_id: str, delivery_id: str, now: int) -> WebhookDelivery:
+    @writes()
+    async def replay(self, tx: Tx, webhook_id: str, delivery_id: str, now: int) -> WebhookDelivery:
         """Try a delivery once more from the start; raises NotFound, Conflict ``body_gone``."""
-
-        async def work(tx: Tx) -> WebhookDelivery:
-            of = "webhook_id = $1 AND id = $2"
-            found = f"SELECT data FROM webhook_deliveries WHERE {of}"
-            row = await tx.fetchrow(found, webhook_id, delivery_id)
-            if row is None:
-                raise NotFound(f"delivery not found: {delivery_id}")
-            if row["data"] is None:
-                raise Conflict(f"What {delivery_id} said is not kept any more", code="body_gone")
-            again = f"""UPDATE webhook_deliveries SET status = 'waiting', began_at = $3, not_before = 0,
-                attempts = 0, error = NULL, ended_at = NULL, owner = '', lease_until = 0
-                WHERE {of} RETURNING *"""
-            return await _one(tx, again, webhook_id, delivery_id, now)
-
-        return await self._engine.write(work)
+        of = "webhook_id = $1 AND id = $2"
+        found = f"SELECT data FROM webhook_deliveries WHERE {of}"
+        row = await tx.fetchrow(found, webhook_id, delivery_id)
+        if row is None:
+            raise NotFound(f"delivery not found: {delivery_id}")
+        if row["data"] is None:
+            raise Conflict(f"What {delivery_id} said is not kept any more", code="body_gone")
+        again = f"""UPDATE webhook_deliveries SET status = 'waiting', began_at = $3, not_before = 0,
+            attempts = 0, error = NULL, ended_at = NULL, owner = '', lease_until = 0
+            WHERE {of} RETURNING *"""
+        return await _one(tx, again, webhook_id, delivery_id, now)
 
     async def release(self, now: int) -> int:
         """Let the deliveries of a restored or copied store go; returns how many."""
