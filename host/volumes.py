@@ -1,7 +1,5 @@
 """The directories that a host needs, and the store that it opens."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import AsyncIterator

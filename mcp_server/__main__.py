@@ -3,8 +3,6 @@
 Beside a running host it is served by the host's warm zygote; alone it imports everything itself.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

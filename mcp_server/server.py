@@ -3,8 +3,6 @@
 An outside agent's asks are passed on to the running host, which serves them for whom the server was born.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

@@ -1,7 +1,5 @@
 """One session from birth to the end of its input; and all that it would build, done once before a fork."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

@@ -5,8 +5,6 @@ packet that carries it and the descriptors (unix(7), SCM_RIGHTS). Standard libra
 start-up time is its whole point.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

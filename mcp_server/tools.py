@@ -1,7 +1,5 @@
 """What each tool does. Every effect carries the owner that the identity fixed at birth."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final

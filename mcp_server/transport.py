@@ -4,8 +4,6 @@ The streams satisfy the SDK's read and write protocols directly: no task and no 
 kernel and the dispatcher. Contract of the wire: MCP specification, transports, stdio.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -11,8 +11,6 @@ event loop, so a fork is safe at any time. It serves one database, fixed at its 
 When the control socket closes, the host is gone and the zygote ends with its sessions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging

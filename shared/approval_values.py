@@ -1,7 +1,5 @@
 """Calls that wait for a person or a program: what is asked, the answer, and what the model is told of it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

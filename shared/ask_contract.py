@@ -3,8 +3,6 @@
 They are not among the tools of the host's own runs: an agent could talk to itself until its budget ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Final

@@ -3,8 +3,6 @@
 Instants are whole milliseconds since the Unix epoch, UTC; texts are ISO-8601 with ``Z``.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

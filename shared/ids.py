@@ -1,7 +1,5 @@
 """The one place that makes identifiers: a kind, a dash, a UUID of version 4 (http-api: "Ids")."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """The one JSON encoder and decoder (orjson): compact, UTF-8, no NaN."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from typing import Any, Final

@@ -8,8 +8,6 @@ chance, taking it out would tear that text, and the gap would confirm a guess. S
 longer.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import sys

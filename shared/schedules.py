@@ -6,8 +6,6 @@ comes once, the first time. Several wall-clock times that fall on one gap's end 
 to measure elapsed time.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 such an answer to its fields; at run time it is a plain dictionary.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any, Literal, NamedTuple, NotRequired, TypeVar, cast, get_args, get_origin, get_type_hints
 from zoneinfo import ZoneInfoNotFoundError

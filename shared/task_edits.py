@@ -3,8 +3,6 @@
 Whatever isn't right raises InvalidInput with the field's name, or Conflict.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Scheduled tasks as they cross the store's border: frozen, instants in milliseconds (UTC)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal

@@ -4,8 +4,6 @@
 make a change durable before they acknowledge it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final

@@ -5,8 +5,6 @@ without having to wait for a session. The models are strict: unknown names are r
 but what has one meaning: a null for what may be left out, a whole number with a decimal point.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache

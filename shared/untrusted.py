@@ -5,8 +5,6 @@ looks like one of the host's own tags is escaped wherever it comes from. Both de
 call's id) alone: the same result is the same bytes each time, or the prompt cache would be lost.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Webhooks and their deliveries, as they are stored; instants in milliseconds since the epoch (UTC)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 

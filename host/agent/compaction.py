@@ -6,8 +6,6 @@ the other; the beginning of a turn is better than the middle of one. In the midd
 the turn stands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Keeps a run's conversation within the model's window: cuts, sums up, and at the worst leaves out."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace

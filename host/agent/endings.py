@@ -16,8 +16,6 @@ Ending
     └── Asked        paused   approval, question, client_tool
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final

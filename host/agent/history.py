@@ -3,8 +3,6 @@
 They are kept between turns, so that a turn reads only what is new.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

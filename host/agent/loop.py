@@ -1,7 +1,5 @@
 """The agent loop: ask the model, run its tools, append, until it is finished."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

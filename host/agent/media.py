@@ -5,8 +5,6 @@ at a time, so that the prompt cache loses its place seldom. It depends on the me
 a conversation is sent the same way again.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The loop's own tools: finding tools of other servers, and the answer of a promised shape as a last call."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace

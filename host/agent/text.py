@@ -1,7 +1,5 @@
 """What people see of a model's text: nothing internal, no secret, white space exactly, no word twice."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -1,7 +1,5 @@
 """How much fits into a model's window, and how far the estimate of a request is off."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

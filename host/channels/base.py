@@ -4,8 +4,6 @@ Everything else is done for it, the same for all channels: who may write, rates,
 order, runs, commands, retries, splitting, telling of failures (docs/channels.md).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A channel's chats: who may use them and for what, their work side by side, an answer that is being made."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Final

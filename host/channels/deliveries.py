@@ -5,8 +5,6 @@ at least once, never not at all. What is shown by editing a message is not affec
 one.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress

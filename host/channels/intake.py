@@ -1,7 +1,5 @@
 """What people bring in: messages, on the volume before they are confirmed, of who may write; and presses."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final

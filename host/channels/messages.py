@@ -1,7 +1,5 @@
 """What a person's message becomes: stored while it waits, its files fetched, its commands answered."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

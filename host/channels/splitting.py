@@ -5,8 +5,6 @@ paragraphs, else between lines, else between words outside of code, links and em
 between two characters (a mark or joiner stays with what it belongs to).
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The message stays in the store until its answer is there: a crash anywhere in be
 the run that it was given (noted before it began) says how far it came.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

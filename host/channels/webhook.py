@@ -1,7 +1,5 @@
 """POST /channels/{name}/webhook: where a messenger calls, known by its own secret instead of a token."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Set
 from typing import Final
 

@@ -1,7 +1,5 @@
 """``python -m host.cli`` is ``picoclaw``."""
 
-from __future__ import annotations
-
 from host.cli import main
 
 main()

@@ -1,7 +1,5 @@
 """``picoclaw dev``: the host for trying out, with everything it needs below one directory."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """``picoclaw mcp``: other people's MCP servers, in the words of Claude Code. Alone it is the tool server."""
 
-from __future__ import annotations
-
 import os
 import queue
 import sys

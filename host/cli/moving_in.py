@@ -3,8 +3,6 @@
 Neither touches what is there.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

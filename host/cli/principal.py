@@ -3,8 +3,6 @@
 ``picoclaw principal`` and ``picoclaw token``.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 import time

@@ -1,7 +1,5 @@
 """Shows a run that a person started: its events, and its answer as Markdown while it comes."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """``picoclaw runs``, ``approvals`` and ``usage``: a host's runs, what they wait for, what they used."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Any, Final, Literal
 

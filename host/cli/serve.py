@@ -1,7 +1,5 @@
 """``picoclaw serve``: the host, from the environment's settings."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import gc

@@ -1,7 +1,5 @@
 """What commands have in common before they do anything: the settings, or the sentence that ends them."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, MutableMapping

@@ -1,7 +1,5 @@
 """``picoclaw tasks``: the scheduled tasks of a running host."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Then it is sentences on standard error, and a code of docs/cli.md.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime

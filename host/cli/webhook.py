@@ -1,7 +1,5 @@
 """``picoclaw webhook``: who is told how runs end, and what became of it."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Any, Final
 

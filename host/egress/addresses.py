@@ -1,7 +1,5 @@
 """Where a request's MCP server may be: the address that was checked is the one that is dialled."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

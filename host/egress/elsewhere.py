@@ -4,8 +4,6 @@ Over a socket the host says a line of JSON (number, address, headers, bytes of t
 request, and hears a line with the number and the answer. The process ends with the socket.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """Addresses that programs name: webhooks (ten seconds, 64 KiB of answer), pictures (8 MiB). No redirects."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -4,8 +4,6 @@ An MCP client asks its person by elicitation (the Model Context Protocol 2026-07
 Mode").
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, cast

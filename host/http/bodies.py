@@ -1,7 +1,5 @@
 """Bodies and query strings: parsed strictly, refused with the field's name, never coerced."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from typing import Annotated, Any, Final, Generic, NotRequired, TypeVar

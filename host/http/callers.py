@@ -3,8 +3,6 @@
 ``Enrolment`` is how a principal comes into being, whoever asks: the operator, or its first signed token.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

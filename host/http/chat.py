@@ -1,7 +1,5 @@
 """POST /chat, and going on where a run ended without a final answer."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 

@@ -1,7 +1,5 @@
 """GET /console: the web console's files. They hold nothing, so they need no token; what they ask for does."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Set
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Conversations over HTTP: listing, reading, deleting."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NotRequired
 

@@ -1,7 +1,5 @@
 """What a request says of files: path, bytes, what must hold there; those that come with a message."""
 
-from __future__ import annotations
-
 import mimetypes
 import os
 import platform

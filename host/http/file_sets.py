@@ -1,7 +1,5 @@
 """Many files in one body: forms, read as they come, and folders on their way out as tar archives."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -4,8 +4,6 @@ They pass in pieces, one at a time in each direction and off the event loop: a l
 a client that is slow holds one of its principal's few streams and nothing else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """The files of a conversation's workspace over HTTP: listing, fetching, bringing, moving, deleting."""
 
-from __future__ import annotations
-
 import contextlib
 import email.utils
 import os

@@ -1,7 +1,5 @@
 """GET /health and GET /ready: what anyone may know, and nothing that must stay secret."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Bodies that a thread reads: past the event loop and the parser, in large pieces, while bytes come fast."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ the application raises leaves as JSON with a sentence, never as a stack trace. A
 declared length at once, else as soon as it is over the limit or stops coming; one that moves may take long.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import logging

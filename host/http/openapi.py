@@ -1,7 +1,5 @@
 """GET /openapi.json: the contract, made of what the operations declare."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType, NoneType, UnionType

@@ -1,7 +1,5 @@
 """Principals over HTTP: the operator makes, changes and deletes them; each one asks who it is."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC

@@ -3,8 +3,6 @@
 Algorithms are what a key says that it is for, never what a token asks for (RFC 8725, section 3.1).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

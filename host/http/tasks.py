@@ -1,7 +1,5 @@
 """Scheduled tasks over HTTP. The rules are in ``shared.tasks``; here are the shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, cast
 

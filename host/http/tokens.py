@@ -1,7 +1,5 @@
 """Stored tokens over HTTP: the operator's, those it makes for principals, and a principal's own."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final
 
 from anyio.abc import TaskGroup

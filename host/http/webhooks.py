@@ -1,7 +1,5 @@
 """Webhooks over HTTP: who is told what, how telling went, and the one that a single request brings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, get_args
 

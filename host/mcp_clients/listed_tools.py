@@ -1,7 +1,5 @@
 """Tools as other servers list them: mended for the Messages API, bounded, marked as theirs, and pinned."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A run never begins a sign-in: it adds the token that is kept, renews it, and tel
 this takes half a second.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import Any, Final

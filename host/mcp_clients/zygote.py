@@ -1,7 +1,5 @@
 """The owner of the zygote: one warm process that forks a tool server per session (see docs/mcp.md)."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """The models of the settings, each by its credentials: where one is turned away, the next goes on."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import logging

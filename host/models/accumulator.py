@@ -4,8 +4,6 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming. Events,
 types are to be expected; they are skipped, or kept as they are.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ Anthropic, Bedrock, Vertex and Gemini, OpenAI and OpenRouter, vLLM, SGLang, TGI,
 llama.cpp, LM Studio and Ollama. Of several patterns the first that fits counts.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -5,8 +5,6 @@ A refusal that names a kind of block, or the place of one, is about that kind; o
 about any of them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace

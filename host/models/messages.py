@@ -4,8 +4,6 @@ Frames (``shared.processes``) with a header of our own, then a body. The host nu
 ways to a model (``CLIENT``). A request ends with exactly one frame of ``ENDS``, also one that was cancelled.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ It serves one host, over the socket that is descriptor ``argv[1]``, and ends whe
 has proxies and certificates only; credentials come over the socket.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

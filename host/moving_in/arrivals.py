@@ -1,7 +1,5 @@
 """What is found in another system's home, in this system's words; reading it changes nothing there."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -3,8 +3,6 @@
 Formats: its src/db.ts (tables), src/config.ts (folders and variables), src/task-scheduler.ts (schedules).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final

@@ -3,8 +3,6 @@
 Formats: its pkg/memory/jsonl.go and pkg/session (conversations), pkg/cron/service.go (tasks), pkg/config.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``config.json`` and ``.security.yml`` of sipeed/picoclaw as settings of this system."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Final
 

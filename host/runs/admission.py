@@ -1,7 +1,5 @@
 """Who may begin: places for so many runs at once, a fair queue in front of them, so many a minute."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable

@@ -1,7 +1,5 @@
 """How an agent is put together for a run: its tools, prompt, history and budget; then the loop works."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager

@@ -4,8 +4,6 @@ The model is shown pictures and PDF. A copy of what it is shown lies outside the
 change it, under its digest; the message that is stored only names it (``host.agent.media``).
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

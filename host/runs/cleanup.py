@@ -1,7 +1,5 @@
 """What the host does beside the requests: old rows removed, tasks planned anew, dead hosts' runs ended."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Whoever reads messages over HTTP fetches a sent file itself. For a chat a copy i
 workspace until it has arrived: the run may change the file meanwhile.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

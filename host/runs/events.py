@@ -1,7 +1,5 @@
 """The events of one run: told live to any number of readers, stored in batches, replayed from the store."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final

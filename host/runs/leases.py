@@ -1,7 +1,5 @@
 """Beside the runs of a host: events are stored, leases renewed, cut-off runs begun again, ends awaited."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress

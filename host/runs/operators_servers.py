@@ -1,7 +1,5 @@
 """The MCP servers that the operator has set up: whom each serves, the sign-in at one, how each is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ A rule on a tool's name is hard. A rule on a command's text is a courtesy, as th
 wall.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ random name in PRINCIPALS_DIR, a uid of their own where the host is root, and of
 and network what their grants name.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

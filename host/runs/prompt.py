@@ -5,8 +5,6 @@ message itself, at the end. Memory, which the agent itself edits, comes last and
 its own, so that an edit leaves the cache of what stands before it alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final

@@ -1,7 +1,5 @@
 """One run, from its lease to its stored answer."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace

@@ -10,8 +10,6 @@ The heartbeat is an ordinary isolated task of the main conversation under a fixe
 prompt is MEMORY_DIR/HEARTBEAT.md as it is at that moment.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Awaitable, Callable

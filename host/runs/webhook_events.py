@@ -1,7 +1,5 @@
 """What webhooks are told: one shape for each event, made of what was stored when it happened."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NotRequired, cast
 

@@ -1,7 +1,5 @@
 """The host's side of the sandbox: one supervisor process, many requests at once."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

@@ -4,8 +4,6 @@ The supervisor forks and confines a worker and gives it its end of a socket that
 go straight there and back: passing them on took longer than reading a file does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

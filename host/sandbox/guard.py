@@ -4,8 +4,6 @@ A courtesy to the model, never the wall. It judges parsed commands, not text; wh
 (variables, substitutions, scripts in files) is left to the kernel.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

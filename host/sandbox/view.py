@@ -4,8 +4,6 @@ No part of the host: this file is run where nothing can be reached, and what it 
 ``view`` gets an open file and returns what can be sent as JSON; a ``fault`` says what keeps it from that.
 """
 
-from __future__ import annotations
-
 import base64
 import codecs
 import contextlib

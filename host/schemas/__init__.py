@@ -1,7 +1,5 @@
 """JSON Schemas of strangers, judged in a process of its own: they keep busy and fill nothing else."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A question that takes longer than it may ends the process: that is the answer to it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import resource

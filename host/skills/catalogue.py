@@ -5,8 +5,6 @@ those of https://agentskills.io/specification. The text may come from an agent, 
 that make objects, without anchors (which can multiply), and only up to a length.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ systems, those that a virtual machine's host shares) there is no such look, and 
 Adding a watch opens nothing and follows no link at the end of a path.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import time

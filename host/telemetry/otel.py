@@ -1,7 +1,5 @@
 """Traces and metrics by OpenTelemetry, sent as OTLP over HTTP; imported only where an endpoint is set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from io import BytesIO

@@ -3,8 +3,6 @@
 They hold an error's kind, never its text: a stray exception may say what nobody should read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """What a tool is called with: the schemas of files and commands, and the check by a schema."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

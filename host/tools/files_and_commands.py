@@ -1,7 +1,5 @@
 """The six tools that touch files and run commands: results in words, and what a run has changed."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

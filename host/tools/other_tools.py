@@ -1,7 +1,5 @@
 """Tools beside files and commands: what people or the calling program answer, skills, the web, packages."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache

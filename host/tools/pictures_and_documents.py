@@ -6,8 +6,6 @@ Limits: https://platform.claude.com/docs/en/build-with-claude/vision
 A PDF is read where nothing can be reached (``host.sandbox.view``).
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import os

@@ -1,7 +1,5 @@
 """The settings: one typed, immutable tree, read once at start and handed down."""
 
-from __future__ import annotations
-
 from shared.settings.load import load
 from shared.settings.sections import SettingsError
 from shared.settings.tree import Settings

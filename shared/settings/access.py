@@ -1,7 +1,5 @@
 """The sections ``auth`` and ``channels``: whose signed tokens are taken, and who may talk from where."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self

@@ -1,7 +1,5 @@
 """Reading the settings files: regular, small, UTF-8, well-formed; else a sentence with file and line."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 The environment is a layer of settings: names, forms of values, and names that mean nothing.
 """
 
-from __future__ import annotations
-
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set

@@ -1,7 +1,5 @@
 """The models of the settings: entries, the general credential, and where each prefix of an id lives."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Final, Literal
 

@@ -3,8 +3,6 @@
 And, once they are read, which texts of the settings must never leave the process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """What sections of ``config.json`` are made of, and most of them: agents, budgets, gateway, rate limits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path

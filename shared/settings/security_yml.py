@@ -1,7 +1,5 @@
 """``.security.yml`` as a layer of settings: secrets over ``config.json``; nothing here echoes a value."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterable

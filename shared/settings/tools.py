@@ -1,7 +1,5 @@
 """The ``tools`` section of ``config.json``: paths beyond the workspace, commands, MCP servers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self

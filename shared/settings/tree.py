@@ -3,8 +3,6 @@
 And which model a run may use by it, and by what credential.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,8 +6,6 @@ database's wall clock, in milliseconds, and ``shard()`` for the part of a counte
 to, so that hosts don't wait for each other's row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar

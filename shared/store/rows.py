@@ -1,7 +1,5 @@
 """Rows of any engine to values, cursors to texts and back; ``Noun``, whose methods read and write rows."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import os

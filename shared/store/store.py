@@ -1,7 +1,5 @@
 """One store, shared by the host and the tool servers: every noun over one engine."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, NamedTuple

@@ -4,8 +4,6 @@ The bot's token is a part of every address that is called, so no text of an erro
 what does is Telegram's own description, without the token.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any, Final
 

@@ -5,8 +5,6 @@ Code, addresses and paths keep every character, so rules of CommonMark that take
 here: what isn't shown in another way stays as it was written.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

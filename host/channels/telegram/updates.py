@@ -4,8 +4,6 @@ It is read as JSON has it, field by field, so that a kind of message that is new
 Updates of other kinds, and of bots, are passed over.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator

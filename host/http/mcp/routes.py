@@ -7,8 +7,6 @@ this one is served by the host itself (``Asks``): over HTTP, and over a socket f
 (``Visitors``).
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

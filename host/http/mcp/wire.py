@@ -3,8 +3,6 @@
 Sessions are of clients of the handshake era: bounded, and their opener's alone.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections import OrderedDict

@@ -3,8 +3,6 @@
 Source: the API reference of chat completions, models and errors (https://platform.openai.com/docs/api-reference).
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NotRequired, cast

@@ -1,7 +1,5 @@
 """What OpenAI's chat API is asked, as far as the door takes it: fields, messages, pictures and files."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import mimetypes

@@ -4,8 +4,6 @@ What the host's own tools do are items of a prefixed type, ``picoclaw:exec``, wh
 Source: Open Responses 2026-04-24, ResponseResource and its streaming events.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache

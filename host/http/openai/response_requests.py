@@ -3,8 +3,6 @@
 Source: Open Responses 2026-04-24 (https://www.openresponses.org), CreateResponseBody.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator

@@ -1,7 +1,5 @@
 """/v1/responses: the agent as a server of Open Responses, for the default mode of OpenAI's clients."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The OpenAI-compatible door: POST /v1/chat/completions and GET /v1/models, for existing chat programs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Which conversation a chat program means: one that it names, else the one whose messages it resends."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ People's words come as ``<message sender="…" time="…">escaped text</message>
 The transport under the SDK streams it: no socket, no clock, no state.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the offline model understands: one table of wishes, and the words that join and time them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ fork. The directory of this file becomes a package of its own, so that the modul
 relatively.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import types

@@ -1,7 +1,5 @@
 """Names of files as people and models read them, those that only look alike, and those that are read-only."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

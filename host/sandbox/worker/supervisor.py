@@ -6,8 +6,6 @@ frames it passes on. It opens no path that the agent named and reads no file the
 goes, so does it, and with it everything below.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

@@ -3,8 +3,6 @@
 Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (aarch64) of the kernel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

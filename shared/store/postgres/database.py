@@ -5,8 +5,6 @@ and its answer. One that the server undid, or that never reached its commit, is 
 connection breaks in the middle of a commit, the server is asked afterwards what became of it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress

@@ -1,7 +1,5 @@
 """The one place that knows asyncpg, which has no types: its connections, what its errors mean."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Final

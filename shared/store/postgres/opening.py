@@ -1,7 +1,5 @@
 """Opening the engine for several hosts: as a host, which looks after the schema, or as a tool server."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

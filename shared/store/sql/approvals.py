@@ -5,8 +5,6 @@ answer marks the step's run as ready in its own transaction; any host claims it 
 A budget's request stands apart: nothing is held up by it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Rows that move in from elsewhere: in one transaction, and only what isn't there yet."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

@@ -3,8 +3,6 @@
 A row is written in the transaction of the act. It has ids alone, so it may outlive whom it is about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """What channels brought and what they are to deliver."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter

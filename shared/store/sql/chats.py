@@ -3,8 +3,6 @@
 A chat has one current conversation, where its messages go, and hears all that it has ever been in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """What belongs to a conversation beside its messages: what its agent says, compactions, responses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter

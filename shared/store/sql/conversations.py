@@ -1,7 +1,5 @@
 """Conversations and their messages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 from typing import Final

@@ -5,8 +5,6 @@ the database's clock: a host that was overtaken, or slept through its lease, cha
 for the rows of tasks' slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Final
 

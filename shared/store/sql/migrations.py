@@ -16,8 +16,6 @@ for these words in angle brackets, which differ:
 A landed migration is never edited: a change is a new one. Sessions outlive an upgrade, so names stay.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Principals: who they are and what they may, and how all that is theirs goes with them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial

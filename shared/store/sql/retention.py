@@ -1,7 +1,5 @@
 """Removing what retention no longer keeps, in small transactions; of several hosts one does it at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """Rows of runs inside a transaction: a begin with its lease, what the lease lets write, an end without it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Runs: the lease, the steps, the events, the idempotency keys."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter

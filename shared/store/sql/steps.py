@@ -3,8 +3,6 @@
 They are one *step*: the calls of one reply that have no result yet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

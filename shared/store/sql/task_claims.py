@@ -5,8 +5,6 @@ what another one has. A task that can't run now is marked as waiting and leaves 
 the end of what it waits for brings it back. Locks are taken in one order, the task before its slot.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final

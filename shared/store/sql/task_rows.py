@@ -4,8 +4,6 @@ An outcome never writes over a status or a schedule that people changed while th
 only from ``active``, the schedule only while its ``plan`` (which counts changes of schedule) is the claim's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto

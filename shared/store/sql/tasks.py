@@ -1,7 +1,5 @@
 """Scheduled tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """Tokens of principals; of the operator's MCP servers the sign-ins, and how their tools looked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -1,7 +1,5 @@
 """What model calls used: counters by day and conversation, and reservations in the runs."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Final

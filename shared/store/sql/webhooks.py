@@ -5,8 +5,6 @@ writes it. Where no webhook hears of it, nothing is written. What happened is on
 however many hear of it; as it is deleted (``FAN_OUT``) it becomes a delivery for each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

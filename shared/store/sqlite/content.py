@@ -4,8 +4,6 @@ An error is the machine's, or a damaged file's: a full disk is never taken for a
 mended and tried again, the other refused.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -8,8 +8,6 @@ reads or resets the write-ahead log for that moment: no commit can slip between 
 "the log starts anew" (docs/storage.md).
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import sqlite3

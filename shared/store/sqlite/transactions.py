@@ -4,8 +4,6 @@ SQLite answers at once, so nothing that a transaction awaits ever waits: the who
 the thread that calls it, with no event loop below.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 import time

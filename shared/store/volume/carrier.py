@@ -4,8 +4,6 @@ Order of the locks, everywhere: the thread's, the sidecar's, the gate. Nothing w
 it holds the gate, except the last small part before the log starts anew.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator

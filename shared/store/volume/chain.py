@@ -4,8 +4,6 @@ Each segment names the one before and how much of it counts, so the way back fro
 certain. SQLite's own recovery applies a segment: it stops at the first frame that isn't whole.
 """
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator

@@ -9,8 +9,6 @@ that record how far the sync *before* it came, so whatever is cut or damaged up 
 further sync. What follows may be a tail that nobody was told of.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import zlib

@@ -1,7 +1,5 @@
 """At the start: which copy of the database is the newest good one, and making it the runtime database."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -4,8 +4,6 @@ All of it works on STORE_DIR alone. ``check``, ``backup`` and ``export`` only re
 meanwhile; ``restore`` and ``compact`` take the volume and refuse while a host has it.
 """
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import tempfile

@@ -5,8 +5,6 @@ whole, and with the frames before the first damage alone. Conversations that are
 taken first; of the others, each row that can be read. Nothing is ever written to the source.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ applications (sqlite.org/fileformat2.html, section 1.3.14); it counts as zero in
 ordinary database, and the checksum goes where the file goes.
 """
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Callable

@@ -5,8 +5,6 @@ builds beside the runtime database, and adds one file to the volume. What a volu
 own safety is bounded: two snapshots and the segments since the older one.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sqlite3

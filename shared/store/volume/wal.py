@@ -3,8 +3,6 @@
 The caller holds the gate, so no transaction is being written while a log is read here.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

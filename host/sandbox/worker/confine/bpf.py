@@ -4,8 +4,6 @@ Jumps name labels; offsets are computed when the program is assembled. Only forw
 BPF.
 """
 
-from __future__ import annotations
-
 import errno
 import struct
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ At the start the forbidden things are tried for real, in a command's confinement
 believed because a call returned zero: a layer holds when what it should stop was stopped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

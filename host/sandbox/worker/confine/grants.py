@@ -5,8 +5,6 @@ two scopes. The constants are those of include/uapi/linux/landlock.h, described 
 landlock_add_rule(2) and landlock_restrict_self(2).
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import stat

@@ -8,8 +8,6 @@ Its root has names for what a command may reach alone; where all files are to be
 with the secrets covered by empty file systems.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import fcntl

@@ -1,7 +1,5 @@
 """Under which uid a process runs, and what it gives up before it sees input."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pwd

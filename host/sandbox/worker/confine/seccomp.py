@@ -4,8 +4,6 @@ The table refuses what no tool needs and what reaches across processes, namespac
 Landlock decides about files; this decides about everything that Landlock does not see.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import struct

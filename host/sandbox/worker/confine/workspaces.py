@@ -1,7 +1,5 @@
 """Workspaces and private directories: made for the sandbox's uid, removed with the conversation."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools

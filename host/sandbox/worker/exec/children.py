@@ -1,7 +1,5 @@
 """The supervisor's children, forked with nothing but a channel, all ended; and background commands."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

@@ -1,7 +1,5 @@
 """Commands as their reaper sees them: the launcher that starts them, and one that runs."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

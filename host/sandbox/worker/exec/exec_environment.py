@@ -4,8 +4,6 @@ It is made ahead of any request and becomes one conversation's with its first. A
 leaves nothing in it, the conversation's next command finds it ready.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ becomes the command itself. It holds nothing that commands don't have, and they 
 dumpable, and the filter leaves no way to trace.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -6,8 +6,6 @@ directory is pinned with an ``O_PATH`` descriptor, its place is looked up, and t
 the same uid and no more rights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

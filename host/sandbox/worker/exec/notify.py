@@ -7,8 +7,6 @@ the path meanwhile): it pins the file with an ``O_PATH`` descriptor, looks where
 change itself through the descriptor, with the same uid and no privileges.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -4,8 +4,6 @@ It is forked ahead of the request, so that giving up its rights costs the reques
 one frame on its channel. It reads the command's output and /proc, never the command's files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import math

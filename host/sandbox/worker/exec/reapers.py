@@ -1,7 +1,5 @@
 """What the supervisor decides before it serves; and the reapers that wait for the next command."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

@@ -1,7 +1,5 @@
 """What has changed in the workspace since a moment: a note of what was there, and what differs from it."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -5,8 +5,6 @@ is there, and the content only if the stamp is not the one that the host knows. 
 and change time (which, unlike the modification time, no agent can set): a tenth of the cost of reading.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Nothing here is worse than linear in the text, and nothing is built before its size is known.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from bisect import bisect_right

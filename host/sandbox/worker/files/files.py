@@ -1,7 +1,5 @@
 """The file workers, confined before they hear of any path: one a conversation, a viewer, and a surveyor."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

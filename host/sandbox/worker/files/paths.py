@@ -4,8 +4,6 @@ Every open goes through openat2(2) below a root, with ``RESOLVE_BENEATH`` and ``
 kernel refuses ``..``, links and races that lead outside while it walks. Landlock stands behind it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -3,8 +3,6 @@
 What a page's header names as the next part begins where the page ends.
 """
 
-from __future__ import annotations
-
 import base64
 import codecs
 import contextlib

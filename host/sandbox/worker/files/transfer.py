@@ -4,8 +4,6 @@ The host gets a descriptor and moves the bytes itself, so a slow client never ho
 brought has no name, or one that matches ``HIDDEN``, until it is whole.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """Writing, editing and adding to files, each in one step or not at all."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io

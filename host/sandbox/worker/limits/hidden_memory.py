@@ -6,8 +6,6 @@ for it, or makes the machine's shared memory grow. All are cheap to read, so the
 where there is more of them than ordinary work has.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -6,8 +6,6 @@ microseconds for each file, so it is done where the estimate says that the limit
 part of the time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """The processes below a reaper: counting what they use, and ending them all."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

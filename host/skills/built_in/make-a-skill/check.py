@@ -1,7 +1,5 @@
 """Check a skill's folder against the Agent Skills format. Needs Python's standard library alone."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

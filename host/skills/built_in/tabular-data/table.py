@@ -1,7 +1,5 @@
 """Ask tables questions in SQL, with Python's standard library alone. See SKILL.md."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json
