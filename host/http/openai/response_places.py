@@ -1,5 +1,7 @@
 """Where a request of /v1/responses goes on, and responses that are stored, as they stand."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
