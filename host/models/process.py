@@ -1,31 +1,24 @@
-"""The process with the model's client, and the socket to it: started when wanted, again when it ended."""
+"""The process with the model's client, and what is asked of it over its socket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
-from anyio.abc import Process
 
 from host.models import messages
 from host.models.messages import ModelConfig
 from host.ports import ModelError, OnDelta, Reply
+from shared.children import Child, Link, Stopping
 from shared.jsons import dump_bytes, loads
-from shared.processes import Frames, terminate
 
 logger = logging.getLogger("picoclaw.agent")
-
-STOP_S: Final = 5.0
-"""How long the process may take to end once its socket is closed."""
 
 PASSED_ON: Final = frozenset(
     {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZ"}
@@ -41,14 +34,11 @@ class WorkerFault(Exception):
     """The process met an exception that nobody expected; its traceback is the text."""
 
 
-class ModelProcess:
+class ModelProcess(Child["Asking"]):
     """One process for all models of a host, there from the beginning to the end of the block."""
 
     def __init__(self) -> None:
-        self._starting = anyio.Lock()
-        self._process: Process | None = None
-        self._link: Link | None = None
-        self._closed = False
+        super().__init__("host.models.worker", lambda: Asking(self.kill))
 
     async def __aenter__(self) -> ModelProcess:
         with suppress(ModelError):  # it is logged; whoever asks tries again
@@ -59,78 +49,27 @@ class ModelProcess:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    @property
-    def pid(self) -> int | None:
-        """The process's id while there is one."""
-        return None if self._process is None else self._process.pid
+    def environment(self) -> dict[str, str]:
+        """Return the host's proxies and certificates too."""
+        passed_on = {name: value for name, value in os.environ.items() if name.upper() in PASSED_ON}
+        return passed_on | super().environment()
 
     async def ask(self, config: ModelConfig, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """See ``host.ports.Ask``; raises Misconfigured without a credential."""
         config.check()
-        link = await self.link()
+        link = self.reached if self.reached and not self.reached.lost else await self.link()
         return await link.ask(config, dump_bytes({**request, "stream": True}), on_delta)
 
-    async def link(self) -> Link:
-        """Return the way to the process, which is started if there is none; raises ModelError."""
-        while self._link is None or self._link.lost:
-            # Cut in two a start would leave a process without an owner.
-            async with self._starting:
-                with anyio.CancelScope(shield=True):
-                    if self._link is None or self._link.lost:
-                        self._link = await self._start()
-        return self._link
-
-    async def aclose(self) -> None:
-        """Have the process end, and wait for that."""
-        self._closed = True
-        async with self._starting:
-            await self._end()
-
-    async def _start(self) -> Link:
-        if self._process is not None:
-            logger.warning("The model process ended unexpectedly and is started again")
-            await self._end()
-        if self._closed:
-            raise ModelError("The host is stopping.", retryable=False)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = await anyio.open_process(
-                    [sys.executable, "-I", "-m", "host.models.worker", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=None,
-                    env=_environment(),
-                    cwd=os.sep,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # the terminal's Ctrl-C is for the host
-                )
-            except OSError as error:
-                ours.close()
-                logger.error("The model process could not be started: %s", error.strerror)
-                raise ModelError(
-                    "The process that reaches the model could not be started.", retryable=True
-                ) from None
-        ours.setblocking(False)
-        _, link = await asyncio.get_running_loop().create_connection(lambda: Link(self._kill), sock=ours)
-        return link
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-
-    async def _end(self) -> None:
-        if self._link is not None:
-            self._link.close()
-        if self._process is not None:
-            process, self._process = self._process, None
-            await terminate(process, STOP_S)
-
-
-def _environment() -> dict[str, str]:
-    passed_on = {name: value for name, value in os.environ.items() if name.upper() in PASSED_ON}
-    return {**passed_on, "PYDANTIC_DISABLE_PLUGINS": "__all__"}
+    async def start(self) -> Asking:
+        """Start it; raises ModelError."""
+        try:
+            return await super().start()
+        except Stopping:
+            raise ModelError("The host is stopping.", retryable=False) from None
+        except OSError as error:
+            logger.error("The model process could not be started: %s", error.strerror)
+            said = "The process that reaches the model could not be started."
+            raise ModelError(said, retryable=True) from None
 
 
 @dataclass(slots=True)
@@ -154,7 +93,7 @@ class _Asked:
             self.end.set_exception(error)
 
 
-class Link(asyncio.Protocol):
+class Asking(Link):
     """Asks over one socket; requests overlap.
 
     ``on_stuck`` is called when the process doesn't let go of a cancelled request. When the other end is
@@ -162,14 +101,12 @@ class Link(asyncio.Protocol):
     """
 
     def __init__(self, on_stuck: Callable[[], None]) -> None:
+        super().__init__(messages.MOST)
         self._on_stuck = on_stuck
-        self._transport: asyncio.Transport
-        self._frames = Frames(messages.MOST)
         self._last_number = 0
         self._clients: dict[ModelConfig, int] = {}
         self._asked: dict[int, _Asked] = {}
         self._leaving: dict[int, asyncio.TimerHandle] = {}
-        self.lost = False
 
     async def ask(self, config: ModelConfig, request: bytes, on_delta: OnDelta) -> Reply:
         """Answer a Messages request (JSON, with ``stream``) as ``host.ports.Ask`` says."""
@@ -181,21 +118,9 @@ class Link(asyncio.Protocol):
             if number in self._asked:
                 self._leave(number)
 
-    def close(self) -> None:
-        """Have the process end: it sees its socket close."""
-        self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio's call)."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is in flight (asyncio's call)."""
-        self._lose()
-
     def data_received(self, data: bytes) -> None:
         """Give what came to those who wait for it (asyncio's call)."""
-        for kind, number, _, body in messages.frames_of(self._frames.feed(data)):
+        for kind, number, _, body in messages.frames_of(self.frames.feed(data)):
             ended = kind in messages.ENDS
             asked = self._asked.pop(number, None) if ended else self._asked.get(number)
             if asked is not None:
@@ -203,8 +128,9 @@ class Link(asyncio.Protocol):
             elif ended and number in self._leaving:
                 self._leaving.pop(number).cancel()
 
-    def _lose(self) -> None:
-        self.lost = True
+    def lose(self) -> None:
+        """Fail what is in flight."""
+        super().lose()
         for timer in self._leaving.values():
             timer.cancel()
         self._leaving.clear()
@@ -218,23 +144,21 @@ class Link(asyncio.Protocol):
         client = self._clients.get(config)
         if client is None:
             client = self._clients[config] = len(self._clients)
-            self._transport.write(messages.frame(messages.CLIENT, 0, dump_bytes(config), client=client))
+            self.transport.write(messages.frame(messages.CLIENT, 0, dump_bytes(config), client=client))
         self._last_number = number = self._last_number + 1
-        self._transport.write(messages.frame(messages.ASK, number, request, client=client))
+        self.transport.write(messages.frame(messages.ASK, number, request, client=client))
         return number
 
     def _leave(self, number: int) -> None:
         """Cancel a request that has not ended."""
         del self._asked[number]
         if not self.lost:
-            self._transport.write(messages.frame(messages.CANCEL, number))
+            self.transport.write(messages.frame(messages.CANCEL, number))
             self._leaving[number] = asyncio.get_running_loop().call_later(LEAVE_S, self._stuck)
 
     def _stuck(self) -> None:
         logger.error("The model process doesn't let go of a request; it is ended")
         self._on_stuck()
-        self._transport.abort()
-        self._lose()
 
 
 def _end(kind: int, body: bytes) -> Reply:

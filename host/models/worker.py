@@ -5,48 +5,28 @@ has proxies and certificates only; credentials come over the socket.
 """
 
 import asyncio
-import gc
-import logging
-import socket
-import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
-
-import uvloop
 
 from host.models import messages
 from host.models.anthropic_model import AnthropicModel, Pacer, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
+from shared.children import Link, serve
 from shared.jsons import dump_bytes, loads
-from shared.processes import Frames, leave_the_end_to_the_host, not_dumpable
-
-SOCKET_BYTES: Final = 64 * 1024
-"""What waits in the socket: what the host's event loop takes in at once is no more than that."""
 
 
-class Worker(asyncio.Protocol):
+class Worker(Link):
     """Answers the host's requests side by side."""
 
     def __init__(self, closed: Callable[[], None]) -> None:
-        self._closed = closed
-        self._transport: asyncio.Transport
-        self._frames = Frames(messages.MOST)
+        super().__init__(messages.MOST, closed)
         self._configs: dict[int, ModelConfig] = {}
         self._models: dict[int, AnthropicModel] = {}
         self._replies: dict[int, asyncio.Task[None]] = {}
         self._outgoing: list[tuple[int, list[Delta], bytes]] = []
         self._pacer = Pacer()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio's call)."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End: the host is gone, or wants this process to go (asyncio's call)."""
-        self._closed()
 
     def pause_writing(self) -> None:
         """Hold the streams up until the host has read what it was sent (asyncio's call)."""
@@ -58,7 +38,7 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the host's frames in (asyncio's call)."""
-        for kind, number, client, body in messages.frames_of(self._frames.feed(data)):
+        for kind, number, client, body in messages.frames_of(self.frames.feed(data)):
             if kind == messages.CLIENT:
                 self._configs[client] = ModelConfig(**loads(body))
             elif kind == messages.ASK:
@@ -105,7 +85,7 @@ class Worker(asyncio.Protocol):
 
     def _send(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
         data = bytearray()
         for number, pieces, end in outgoing:
@@ -113,25 +93,8 @@ class Worker(asyncio.Protocol):
                 data += messages.frame(messages.PIECES, number, messages.pieces_body(pieces))
                 pieces.clear()
             data += end
-        self._transport.write(data)
-
-
-async def serve(control: socket.socket) -> None:
-    """Answer until the host closes the socket; what is being answered then ends with the process."""
-    ended = asyncio.Event()
-    control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-    await asyncio.get_running_loop().create_connection(lambda: Worker(ended.set), sock=control)
-    await ended.wait()
-
-
-def main() -> None:
-    """Run on the socket that is descriptor ``argv[1]``."""
-    not_dumpable()
-    leave_the_end_to_the_host()
-    logging.basicConfig(level=logging.ERROR)
-    gc.freeze()  # what was imported stays
-    uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+        self.transport.write(data)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Worker)

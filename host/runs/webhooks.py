@@ -13,10 +13,9 @@ import hashlib
 import hmac
 import logging
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
-from anyio.abc import TaskGroup
 
 from host.runs.meter import Ledger
 from host.runs.webhook_events import body_of
@@ -37,6 +36,11 @@ PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = range(24, 65)
 SEALED, CLEAR = b"s", b"c"
 
+STUCK_S: Final = 25.0
+"""Without an answer for so long the process counts as stuck: a start and a try's ten seconds take less, and
+a delivery's lease is longer."""
+END_S: Final = 10.0
+"""So long tries in flight have at a stop."""
 LOOK_EVERY_S: Final = 0.5
 ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
@@ -136,6 +140,14 @@ def _disabled(webhook: Webhook, status: int, now: int) -> Disabled | None:
     return "failing" if failing else None
 
 
+class Trying(NamedTuple):
+    """A try in flight, and when it began."""
+
+    delivery: WebhookDelivery
+    webhook: Webhook
+    since: float
+
+
 class WebhookSender:
     """Makes the deliveries of a store, beside other hosts."""
 
@@ -147,8 +159,9 @@ class WebhookSender:
         self._owner = owner
         self._alone = not ledger.store.several_hosts
         self._woken = anyio.Event()
+        self._answered = anyio.Event()
         self._any = False
-        self._trying: dict[int, Webhook] = {}
+        self._trying: dict[int, Trying] = {}
         self._ended: list[tuple[WebhookDelivery, Tried]] = []
         self._swept = -SWEEP_EVERY_S
         self._receivers: ReceiversElsewhere | None = None
@@ -166,16 +179,24 @@ class WebhookSender:
         """Make deliveries until cancelled; tries in flight then have their ten seconds to end."""
         try:
             await self._until_there_are_some()
-            async with anyio.create_task_group() as tries:
-                while True:
-                    with anyio.move_on_after(await self._round(tries)):
-                        await self._woken.wait()
-                    self._woken = anyio.Event()
+            while True:
+                with anyio.move_on_after(await self._round()):
+                    await self._woken.wait()
+                self._woken = anyio.Event()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._note()
-                if self._receivers is not None:
-                    await self._receivers.aclose()
+                await self._end()
+
+    async def _end(self) -> None:
+        with anyio.move_on_after(END_S):
+            while self._trying:
+                self._answered = anyio.Event()
+                await self._answered.wait()
+        await self._note()
+        if self._receivers is not None:
+            if self._trying:
+                self._receivers.kill()
+            await self._receivers.aclose()
 
     async def _until_there_are_some(self) -> None:
         """Wait for the first webhook, which this host or another one gets."""
@@ -194,24 +215,26 @@ class WebhookSender:
             logger.exception("Webhooks could not be looked for; the next round tries again")
             return False
 
-    async def _round(self, tries: TaskGroup) -> float:
+    async def _round(self) -> float:
         """Begin tries that are due and that there is room for; returns when to look again, in seconds."""
         await self._note()
+        self._end_if_stuck()
         room = AT_ONCE - len(self._trying)
-        failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in self._trying.values())
+        failing = FAILING_AT_ONCE - sum(
+            each.webhook.failing_since is not None for each in self._trying.values()
+        )
         try:
             await self._sweep()
             if room == 0:
                 return LOOK_EVERY_S
             claim = self._store.webhooks.claim
             found, more = await claim(self._owner, room, now_ms(), alone=self._alone, failing=failing)
+            for delivery, webhook in found:
+                await self._try(delivery, webhook)
         except Exception:
+            # What was claimed has a lease that ends.
             logger.exception("Webhooks could not be told; the next round tries again")
             return LOOK_EVERY_S
-        for delivery, webhook in found:
-            self._trying[delivery.number] = webhook
-            tries.start_soon(self._try, delivery, webhook)
-            await anyio.sleep(ROUND_S / len(found))
         return (0 if found else ROUND_S) if more else LOOK_EVERY_S
 
     async def _note(self) -> None:
@@ -232,35 +255,44 @@ class WebhookSender:
             logger.exception("How webhooks were told could not be stored")
 
     async def _try(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
-        try:
-            with anyio.CancelScope(shield=True):
-                tried = await self._deliver(delivery, webhook)
-                # Not sooner looked up: meanwhile the list of a round was another one.
-                self._ended.append((delivery, tried))
-        except Exception:
-            # Its lease ends, and it is tried again.
-            logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
-        finally:
-            del self._trying[delivery.number]
-
-    async def _deliver(self, delivery: WebhookDelivery, webhook: Webhook) -> Tried:
         now = now_ms()
         kept = [webhook.secret]
         if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
             kept.append(webhook.old_secret)
         keys = [self.secrets.opened(webhook.id, each) for each in kept]
         if keys[0] is None:
-            return Tried(WRONG_KEY, now, "seal_key")
+            self._ended.append((delivery, Tried(WRONG_KEY, now, "seal_key")))
+            return
         body = body_of(delivery, self._ledger.redactor, content=webhook.content)
         headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
-        answer = await self._client().post(webhook.url, body, headers)
-        return judged(delivery, webhook, answer, now_ms())
+        link = await self._client().link()
+        self._trying[delivery.number] = Trying(delivery, webhook, anyio.current_time())
+        link.post(delivery.number, webhook.url, body, headers)
+
+    def _heard(self, number: int, answer: Answer) -> None:
+        if (tried := self._trying.pop(number, None)) is not None:
+            said = judged(tried.delivery, tried.webhook, answer, now_ms())
+            self._ended.append((tried.delivery, said))
+            self._answered.set()
+
+    def _lost(self) -> None:
+        """Forget tries of which nobody knows what came: they are made again when their leases end."""
+        self._trying.clear()
+        self._answered.set()
+
+    def _end_if_stuck(self) -> None:
+        oldest = next(iter(self._trying.values()), None)
+        if self._receivers and oldest and anyio.current_time() - oldest.since > STUCK_S:
+            logger.error("The process that tells webhooks doesn't answer; it is ended")
+            self._receivers.kill()
 
     def _client(self) -> ReceiversElsewhere:
         if self._receivers is None:
             from host.egress.elsewhere import ReceiversElsewhere
 
-            self._receivers = ReceiversElsewhere(allowed_hosts(self._settings), self._settings.version)
+            self._receivers = ReceiversElsewhere(
+                allowed_hosts(self._settings), self._settings.version, self._heard, self._lost
+            )
         return self._receivers
 
     async def _sweep(self) -> None:

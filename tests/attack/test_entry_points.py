@@ -24,9 +24,8 @@ BOTS: dict[str, BotApi] = {}
 
 SPAWNERS = {
     "host/sandbox/supervisor.py": "the supervisor",
-    "host/models/process.py": "the process with the model's client",
+    "shared/children.py": "the process with the model's client, and the one that tells webhooks",
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
-    "host/egress/elsewhere.py": "the process that tells webhooks",
     "host/schemas/__init__.py": "judges schemas of strangers, with bounds on time and memory",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/store.py": "pg_dump and pg_restore, for the operator at the command line",
@@ -205,7 +204,7 @@ def test_a_persona_file_that_is_a_link_to_a_secret_brings_nothing_in(host: HostP
 def test_only_the_known_modules_of_the_host_start_a_process() -> None:
     found = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "host").rglob("*.py")
+        for path in (*(ROOT / "host").rglob("*.py"), *(ROOT / "shared").rglob("*.py"))
         if "worker" not in path.parts and _spawns(ast.parse(path.read_text()))
     }
     assert found == set(SPAWNERS)
