@@ -27,6 +27,26 @@ def test_each_ending_is_told_although_the_host_is_killed_two_hundred_times(tmp_p
     _torment(tmp_path, KILLS_SLOW, random.Random(seed))
 
 
+def test_a_host_whose_telling_process_is_stuck_stops_and_tells_when_it_is_back(tmp_path: Path) -> None:
+    host = configure(new_host(tmp_path / "host", None), webhooks={"allowed_hosts": ["127.0.0.1"]})
+    with receiving() as receiver:
+        host.start()
+        try:
+            with host.client() as client:
+                client.post("/webhooks", json={"url": receiver.url, "events": ["run.ended"]})
+                client.post("/chat", json={"message": "one"})
+                receiver.wait(1)
+                (telling,) = (each for each in host.tree() if "host.egress.elsewhere" in each.cmdline())
+                telling.suspend()
+                ended = client.post("/chat", json={"message": "two"}).json()["run_id"]
+            assert host.stop() == 0
+            host.start()
+            until(lambda: ended in _told(receiver))
+        finally:
+            host.kill()
+    assert len(_told(receiver)[ended]) == 1
+
+
 def _torment(root: Path, kills: int, chance: random.Random) -> None:
     host = configure(new_host(root / "host", None), webhooks={"allowed_hosts": ["127.0.0.1"]})
     ended: list[str] = []
