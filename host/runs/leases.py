@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -210,7 +210,10 @@ class Waiters:
     async def wait(
         self, run: Run, wait_ms: int, *, chain: bool, principal_id: str, meanwhile: Meanwhile | None = None
     ) -> Run:
-        """Return the run, or the last one of its chain, once it has ended or so many milliseconds later."""
+        """Return the run, or the last one of its chain, once it has ended or so many milliseconds later.
+
+        With ``chain`` one that is to be begun again runs: it has no end yet.
+        """
         own = list(self._waiting.values()).count(principal_id)
         if self._closed or len(self._waiting) >= MOST_WAITERS or own >= MOST_WAITERS_OF_PRINCIPAL:
             wait_ms = 0
@@ -220,7 +223,8 @@ class Waiters:
                 await self._end(run, chain, meanwhile)
             finally:
                 del self._waiting[scope]
-        return await self._newest(run, chain)
+        newest = await self._newest(run, chain)
+        return replace(newest, **UNENDED) if chain and newest.waits else newest
 
     async def _end(self, run: Run, chain: bool, meanwhile: Meanwhile | None) -> None:
         pause = EVENTS_EVERY_S
@@ -238,6 +242,12 @@ class Waiters:
         while chain and now.next_run_id is not None:
             now = await self._store.runs.find(now.next_run_id, None) or replace(now, next_run_id=None)
         return now
+
+
+UNENDED: Final[dict[str, Any]] = {
+    "state": RunState.RUNNING,
+    **dict.fromkeys(("finished_at", "error", "code", "answer")),
+}
 
 
 def _goes_on(run: Run, chain: bool) -> bool:

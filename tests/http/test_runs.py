@@ -208,6 +208,8 @@ def test_a_run_in_the_background_survives_kill_9_and_ends(make_host: MakeHost, m
     host.kill()
     host.start()
     with host.client() as client:
+        so_far = client.get(f"/runs/{begun['run_id']}?chain=true").json()
+        assert so_far["status"] in ("running", "success")
         run = ended(client, begun["run_id"], chain=True)
         assert (run["status"], run["answer"]["result"]) == ("success", "whole")
         assert run["root_run_id"] == run["previous_run_id"] == begun["run_id"]

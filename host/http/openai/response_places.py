@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
+import anyio
 from starlette.requests import Request
 
 from host.http.callers import Caller, caller_of
@@ -15,18 +16,22 @@ from host.http.openai.requests import DoorMessage
 from host.http.openai.response_items import Response, ResponseItems
 from host.http.openai.response_requests import IGNORED, MESSAGE, OUTPUT, REFERENCE, Item, ResponseRequest
 from host.http.openai.threads import INSTRUCTING, NAMING_HEADERS, Thread, Threads, results_in
+from host.runs.events import EVENTS_EVERY_S
 from host.runs.service import RunService
 from shared.approval_values import ApprovalStatus
 from shared.errors import InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
-from shared.values import Branch, Conversation, Event, Run
+from shared.values import Branch, Conversation, Event, Run, RunState
 
 Given = dict[str, Any]
 """An item of a response."""
 Read = dict[str, tuple[StoredResponse, list[Given]] | None]
 """Responses that were read, by their ids, each with its output."""
+
+ENDS: Final = ("error", "done")
+"""The events that tell of a run's end."""
 
 
 class ResponseReader:
@@ -67,6 +72,8 @@ class ResponseReader:
         response = self.begun(stored)
         response.run = run
         events = await self._store.runs.events(run.id, after=0)
+        if run.state is RunState.RUNNING:
+            events = [event for event in events if event.name not in ENDS]
         if run.answer is not None and not any(event.name == "done" for event in events):
             asked = run.answer.get("requests", ())
             told = [("chunk", {"text": run.answer.get("result", "")})] if not events else []
@@ -75,6 +82,21 @@ class ResponseReader:
         for event in events:
             response.items.take(event)
         return response
+
+    async def batches(self, stored: StoredResponse) -> AsyncIterator[Sequence[Event]]:
+        """Yield a response's events to its end, which that of a run that is begun again is not."""
+        run = await self.run(stored)
+        while True:
+            end = list[Event]()
+            async for events in await self._runs.event_batches(run.conversation_id, run.id, after=0):
+                end += [event for event in events if event.name in ENDS]
+                yield [event for event in events if event.name not in ENDS]
+            while (newest := await self.run(stored)).id == run.id:
+                if newest.state is not RunState.RUNNING:
+                    yield end
+                    return
+                await anyio.sleep(EVENTS_EVERY_S)
+            run = newest
 
     async def item(self, caller: Caller, item_id: str, read: Read) -> tuple[StoredResponse, Given] | None:
         """Return an item by its id, and the response that it is of; None for one that isn't there.

@@ -127,8 +127,8 @@ class ResponsesApi(Api):
         stored = await self._stored(request)
         if STREAM.flag(request):
             after = _after(request.query_params.get(AFTER.name, ""))
-            events = await self._runs.event_batches(stored.conversation_id, stored.run_id, after=0)
-            return FrameStreamResponse(self._reader.begun(stored).frames(events, after + 1))
+            batches = self._reader.batches(stored)
+            return FrameStreamResponse(self._reader.begun(stored).frames(batches, after + 1))
         return JSON((await self._reader.now(stored)).view())
 
     @operation("GET", "/v1/responses/{id}/input_items", scope="chat", error=OpenAiErrorShape)
