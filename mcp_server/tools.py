@@ -146,10 +146,7 @@ class Tools:
     async def _list_tasks(self, arguments: contract.ListTasks) -> Result:
         reach = self._reach(arguments)
         page = await self._tasks.list(
-            reach,
-            status=arguments.status or None,
-            limit=arguments.limit,
-            cursor=arguments.cursor or None,
+            reach, status=arguments.status or None, limit=arguments.limit, cursor=arguments.cursor or None
         )
         return self._page(page, reach)
 

@@ -48,12 +48,7 @@ class TaskService:
     """
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        default_timezone: str,
-        quota: int = DEFAULT_QUOTA,
-        acting: str | None = None,
+        self, store: Store, *, default_timezone: str, quota: int = DEFAULT_QUOTA, acting: str | None = None
     ) -> None:
         schedules.zone(default_timezone)
         self._acting = acting
@@ -122,12 +117,7 @@ class TaskService:
         return task
 
     async def list(
-        self,
-        reach: Reach,
-        *,
-        status: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, reach: Reach, *, status: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
         wanted = None if status is None else TaskStatus(checked("status", status))

@@ -259,8 +259,7 @@ def list_tokens(client: HostClient) -> Told:
 @token_app.command()
 @asking
 def revoke(
-    client: HostClient,
-    token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")],
+    client: HostClient, token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")]
 ) -> Told:
     """End a token at once."""
     client.request("DELETE", at("tokens", token_id))

@@ -120,9 +120,7 @@ def table(*columns: str) -> Table:
 
 
 def listing(
-    items: Sequence[Mapping[str, Any]],
-    empty: str,
-    columns: Mapping[str, str | Callable[[Any], str | Text]],
+    items: Sequence[Mapping[str, Any]], empty: str, columns: Mapping[str, str | Callable[[Any], str | Text]]
 ) -> Told:
     """Return a list with its table: each column has a field of the items, or what a function makes of one."""
     made = table(*columns)

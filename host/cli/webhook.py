@@ -99,9 +99,7 @@ def deliveries(
 @app.command()
 @asking
 def replay(
-    client: HostClient,
-    webhook_id: Id,
-    delivery_id: Annotated[str, typer.Argument(help="The delivery's id.")],
+    client: HostClient, webhook_id: Id, delivery_id: Annotated[str, typer.Argument(help="The delivery's id.")]
 ) -> Told:
     """Send an event once more, with the same id."""
     again = client.request("POST", at("webhooks", webhook_id, "deliveries", delivery_id, "replay"))

@@ -40,10 +40,7 @@ class Form:
         self._files: list[tuple[bytes, Upload]] = []
 
     async def read(
-        self,
-        request: Request,
-        begin: Callable[[], AbstractAsyncContextManager[Upload]],
-        held: AsyncExitStack,
+        self, request: Request, begin: Callable[[], AbstractAsyncContextManager[Upload]], held: AsyncExitStack
     ) -> None:
         """Read all of it; ``begin`` makes an upload that ``held`` lets go of. Raises what that does,
         InvalidInput, NotJson.

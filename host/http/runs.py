@@ -180,9 +180,7 @@ UNTIL: Final = Parameter("until", "Begun then or earlier", "instant")
 FILTERS: Final = (STATUS, CODE, OF_CONVERSATION, OF_TASK, OF_CHAIN, SINCE, UNTIL, OF_PRINCIPAL)
 LONGEST_WAIT_MS: Final = 60_000
 WAIT: Final = Parameter(
-    "wait_ms",
-    "How long to wait for its end",
-    {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT_MS},
+    "wait_ms", "How long to wait for its end", {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT_MS}
 )
 CHAIN: Final = Parameter("chain", "Wait for, and return, the last of the runs that continue it", "flag")
 LAST_EVENT: Final = Parameter(

@@ -166,11 +166,7 @@ class TokensApi(Api):
 
 
 async def open_tokens(
-    settings: Settings,
-    store: Store,
-    principals: PrincipalCache,
-    enrolment: Enrolment,
-    background: TaskGroup,
+    settings: Settings, store: Store, principals: PrincipalCache, enrolment: Enrolment, background: TaskGroup
 ) -> TokenBook:
     """Return the book of all tokens; raises Misconfigured when the keys of signed ones can't be read."""
     signed = None

@@ -93,11 +93,7 @@ def header_fault(raw: Mapping[str, Any]) -> str | None:
 
 
 async def called(
-    client: Client,
-    tool: str,
-    arguments: Mapping[str, Any],
-    progressed: ProgressFnT,
-    meta: Mapping[str, Any],
+    client: Client, tool: str, arguments: Mapping[str, Any], progressed: ProgressFnT, meta: Mapping[str, Any]
 ) -> tuple[ToolResult, Any]:
     """Return a tool's result as the model may see it, and its structured content.
 

@@ -101,7 +101,7 @@ async def keep_planned(
             if planned:
                 logger.warning(
                     "The clock was ahead and was set back: %d tasks are planned anew", len(planned),
-                    extra={"tasks": planned[:20]},
+                    extra={"tasks": planned[:20]}
                 )  # fmt: skip
         before = ahead
         await anyio.sleep(every_s)

@@ -144,12 +144,7 @@ def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) 
         for each in spec.enclosed
     ]
     blocks = person_message(
-        text,
-        sender=name,
-        time=time,
-        identity=identity,
-        by_owner=spec.by_owner,
-        enclosed=enclosed,
+        text, sender=name, time=time, identity=identity, by_owner=spec.by_owner, enclosed=enclosed
     )
     if spec.preface:
         blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})

@@ -239,10 +239,7 @@ async def arranged(store: Store, tasks: TaskService, sandbox: Sandbox, settings:
         return str(answer.get("text"))
 
     heartbeat = Heartbeat(
-        tasks,
-        read,
-        conversation_id=settings.main_conversation_id,
-        minutes=settings.heartbeat.interval,
+        tasks, read, conversation_id=settings.main_conversation_id, minutes=settings.heartbeat.interval
     )
     await heartbeat.arrange(enabled=settings.heartbeat.enabled)
     await store.durable()

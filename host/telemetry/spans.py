@@ -31,9 +31,7 @@ class ModelCalls:
         self._redactor = redactor
         self._content = content
         self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            unit="s",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            "gen_ai.client.operation.duration", unit="s", explicit_bucket_boundaries_advisory=SECONDS
         )
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", unit="{token}", explicit_bucket_boundaries_advisory=TOKENS

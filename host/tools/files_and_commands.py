@@ -110,11 +110,7 @@ class SandboxToolset:
     """The sandbox's tools for one conversation; nothing in a call can make them another's."""
 
     def __init__(
-        self,
-        sandbox: Sandbox,
-        policy: SandboxPolicy,
-        workspace: Workspace,
-        judge: SchemaJudge | None = None,
+        self, sandbox: Sandbox, policy: SandboxPolicy, workspace: Workspace, judge: SchemaJudge | None = None
     ) -> None:
         self._sandbox = sandbox
         self._judge = judge

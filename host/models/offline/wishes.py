@@ -165,8 +165,7 @@ _KINDS: Final = (
     ),
     _Kind(rf"{_LIST}files\s+(?:in|of|under)\s+{_PATH}", "list_dir", "list", "listed", "path"),
     _Kind(
-        rf"{_LIST}attachments[.!?]?\Z",
-        *("list_dir", "list", "listed", "path", {"path": "inbox", "depth": 2}),
+        rf"{_LIST}attachments[.!?]?\Z", *("list_dir", "list", "listed", "path", {"path": "inbox", "depth": 2})
     ),
     _Kind(rf"(?:{_LIST}files|ls)[.!?]?\Z", "list_dir", "list", "listed", "path", {"path": "."}),
     _Kind(

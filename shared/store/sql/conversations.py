@@ -199,8 +199,7 @@ class Conversations(Noun):
         if conversation_id not in family:
             raise NoConversation(conversation_id)
         running = await tx.fetchval(
-            "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1",
-            family,
+            "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1", family
         )
         if running is not None:
             raise ConversationBusy(conversation_id)
