@@ -203,13 +203,8 @@ class HostClient:
         self, body: Mapping[str, Any] | None, path: str = "/chat"
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Start a run by ``POST``, or follow one (no body); yield its events. Raises ``HostFault``."""
-        method = "GET" if body is None else "POST"
-        with (
-            self._faults(),
-            self._client.sse(
-                path, method=method, json=body, timeout=httpx2.Timeout(None, connect=CONNECT_S)
-            ) as source,
-        ):
+        method, endless = "GET" if body is None else "POST", httpx2.Timeout(None, connect=CONNECT_S)
+        with self._faults(), self._client.sse(path, method=method, json=body, timeout=endless) as source:
             if source.response.status_code != httpx2.codes.OK:
                 source.response.read()
                 self._check(source.response)

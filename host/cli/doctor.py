@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0
 TRIAL: Final = {"max_tokens": 16, "messages": [{"role": "user", "content": "Say yes."}]}
+OFFLINE: Final = (
+    "no key and no address: the embedded offline model answers. Set ANTHROPIC_API_KEY for a real one"
+)
 HEALTH_S: Final = 5.0
 MCP_S: Final = 60.0
 SANDBOX_WITHIN_S: Final = 20.0
@@ -289,10 +292,7 @@ def _skills(settings: Settings) -> Iterator[Finding]:
 def _models(settings: Settings) -> Iterator[Finding]:
     """Ask each way to a model that a run would take, in its order, by the client that a run takes."""
     if settings.offline:
-        said = (
-            "no key and no address: the embedded offline model answers. Set ANTHROPIC_API_KEY for a real one"
-        )
-        yield Finding("model", "note", said)
+        yield Finding("model", "note", OFFLINE)
         return
     from host.cli.sandbox import quiet
 

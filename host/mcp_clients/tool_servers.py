@@ -252,9 +252,9 @@ def tool_specs(is_main: bool, is_operator: bool) -> tuple[ToolSpec, ...]:
 
     return tuple(
         ToolSpec(
-            name=PREFIX + tool.name,
-            description=tool.description,
-            input_schema=tool.input_schema,
+            PREFIX + tool.name,
+            tool.description,
+            tool.input_schema,
             # Writes keep the order the model gave them: messages are read one after the other.
             parallel=tool.read_only,
             read_only=tool.read_only,

@@ -105,7 +105,6 @@ def _task(row: Row, arrivals: Arrivals, *, timezone: str, now: int) -> bool:
     if not arrivals.has_conversation(row["conversation_id"]):
         arrivals.lost.append(f"{where}: its conversation {row['conversation_id']} isn't there")
         return False
-    next_run = row["next_run"] and instant(row["next_run"], where)
     return arrivals.add_task(
         {
             **{name: row[name] for name in KEPT},
@@ -114,7 +113,7 @@ def _task(row: Row, arrivals: Arrivals, *, timezone: str, now: int) -> bool:
             "created_at": instant(row["created_at"], where),
             "last_run": row["last_run"] and instant(row["last_run"], where),
         },
-        next_run=next_run,
+        next_run=row["next_run"] and instant(row["next_run"], where),
         now=now,
     )
 
@@ -123,7 +122,7 @@ def _task_run(row: Row, ended: int) -> Row:
     began = ended - int(row["duration_ms"])
     return {
         "id": derived_id(TASK_RUN, row["task_id"], str(row["id"])),
-        "task_id": row["task_id"],
+        **{name: row[name] for name in ("task_id", "result", "error")},
         "slot": f"moved-{row['id']}",
         "state": row["status"],
         "attempt": 1,
@@ -133,8 +132,6 @@ def _task_run(row: Row, ended: int) -> Row:
         "plan": 0,
         "started_at": began,
         "finished_at": ended,
-        "result": row["result"],
-        "error": row["error"],
     }
 
 

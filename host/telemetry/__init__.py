@@ -109,6 +109,11 @@ class Telemetry:
 OFF: Final = Telemetry()
 
 
+NOT_INSTALLED: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: pip install 'picoclaw[otel]'"
+)
+
+
 @asynccontextmanager
 async def open_telemetry(settings: Settings, redactor: Redactor) -> AsyncIterator[Telemetry]:
     """Yield what tells about this host; what is left to send is sent at the end. Raises Misconfigured."""
@@ -118,10 +123,7 @@ async def open_telemetry(settings: Settings, redactor: Redactor) -> AsyncIterato
     try:
         otel = importlib.import_module("host.telemetry.otel")
     except ImportError as error:
-        raise Misconfigured(
-            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: "
-            "pip install 'picoclaw[otel]'"
-        ) from error
+        raise Misconfigured(NOT_INSTALLED) from error
     telemetry = otel.OpenTelemetry(settings, redactor)
     try:
         yield telemetry

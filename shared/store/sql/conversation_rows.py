@@ -142,10 +142,9 @@ class Compactions(Noun):
         What was reserved for its model call is given back. Returns it with its number and ``created_at``.
         """
         await hold(tx, lease, "reserved_tokens = 0, reserved_microdollars = 0")
-        newest = await tx.fetchval(
-            "SELECT max(number) FROM compactions WHERE conversation_id = $1", lease.conversation_id
-        )
-        made = replace(compaction, number=(newest or 0) + 1, created_at=now)
+        newest = "SELECT max(number) FROM compactions WHERE conversation_id = $1"
+        number = (await tx.fetchval(newest, lease.conversation_id) or 0) + 1
+        made = replace(compaction, number=number, created_at=now)
         own = (lease.conversation_id, jsons.dumps(made.usage), jsons.dumps(made.left_out))
         await tx.execute(INSERT_COMPACTION, *COMPACTION_VALUES(made), *own)
         if spent is not None:

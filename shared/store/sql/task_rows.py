@@ -240,9 +240,8 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
     """
     statement = """UPDATE task_runs SET state = $2, finished_at = $3, result = $4, error = $5, output = $6
         WHERE id = $1"""
-    await tx.execute(
-        statement, claim["id"], outcome.state, now, outcome.result, outcome.error, outcome.output
-    )
+    said = (outcome.result, outcome.error, outcome.output)
+    await tx.execute(statement, claim["id"], outcome.state, now, *said)
     statement = """UPDATE scheduled_tasks SET last_run = $2, last_state = $3, waits = $4,
         revision = revision + 1 WHERE id = $1 RETURNING *"""
     values = (claim["task_id"], claim["started_at"], outcome.state, FREE)

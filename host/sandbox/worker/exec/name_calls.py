@@ -223,9 +223,7 @@ class _Maker:
         return target
 
     def entry(self, path_at: int, *, directory: int = AT_FDCWD, follow: bool = False) -> Entry:
-        """Return a name that the command may change, its directory pinned. Links at the end are followed with
-        ``follow``.
-        """
+        """Return a name that the command may change, its directory pinned; ``follow``: links at its end."""
         start, path = caller_descriptor(self._call, directory, self._stack), self.string(path_at)
         for _ in range(_MAX_LINKS):
             above, _, name = path.rstrip(b"/").rpartition(b"/")
