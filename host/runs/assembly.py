@@ -30,9 +30,9 @@ from host.runs.conversation_files import Archive, SendFile
 from host.runs.meter import Ledger
 from host.runs.operators_servers import OperatorsServers
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
-from host.runs.principals import Space, Spaces
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
+from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
 from host.sandbox.client import Sandbox
 from host.schemas import SchemaJudge
