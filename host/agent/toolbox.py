@@ -11,7 +11,7 @@ from anyio import Lock, to_thread
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
-from host.tools.other_tools import asked as question_asked
+from host.tools.answered_elsewhere import asked as question_asked
 from host.tools.pictures_and_documents import fit
 from shared.approval_values import (
     ELICITATION,

@@ -38,21 +38,12 @@ from host.sandbox.client import Sandbox
 from host.schemas import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
+from host.tools.answered_elsewhere import ASK_PERSON, PREFIX, ClientTools, WebToolset, ask_person
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS
 from host.tools.files_and_commands import SandboxToolset
-from host.tools.other_tools import APPROVE_BUDGET as APPROVE_BUDGET
-from host.tools.other_tools import (
-    ASK_PERSON,
-    PREFIX,
-    Approvals,
-    Approve,
-    ClientTools,
-    SkillTools,
-    WebToolset,
-    ask_person,
-    installed_tools,
-)
-from host.tools.other_tools import LOAD_SKILL as LOAD_SKILL
+from host.tools.host_tools import APPROVE_BUDGET as APPROVE_BUDGET
+from host.tools.host_tools import LOAD_SKILL as LOAD_SKILL
+from host.tools.host_tools import Approvals, Approve, SkillTools, installed_tools
 from shared.approval_values import Approval
 from shared.principals import Principal
 from shared.settings import Settings
