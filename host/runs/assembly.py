@@ -38,7 +38,7 @@ from host.sandbox.client import Sandbox
 from host.schemas import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
-from host.tools.answered_elsewhere import ASK_PERSON, PREFIX, ClientTools, WebToolset, ask_person
+from host.tools.answered_elsewhere import ASK_PERSON, PREFIX, ask_person, client_tools, web_tools
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS
 from host.tools.files_and_commands import SandboxToolset
 from host.tools.host_tools import APPROVE_BUDGET as APPROVE_BUDGET
@@ -91,7 +91,7 @@ class RunTools:
         self.attachments = Attachments(sandbox, spaces, ledger.counts)
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
-            self._more.append(WebToolset(settings.tools.web))
+            self._more.append(web_tools(settings.tools.web))
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
@@ -153,7 +153,7 @@ class RunTools:
         if (spec.parent_id is None and not unkept) or (gate is not None and gate.names_questions()):
             own.append(ask_person())
         if spec.client_tools:
-            own.append(ClientTools(spec.client_tools))
+            own.append(client_tools(spec.client_tools))
         operators = self.servers.of(space.principal) if self.servers.by_name else {}
         servers = {**spec.mcp_servers, **operators}
         if not servers:

@@ -32,25 +32,31 @@ class Question(Arguments):
     )
 
 
-class AskPerson:
-    """Implements ``host.ports.Toolset``. It knows nothing of a run: one serves them all."""
+@dataclass(frozen=True, slots=True)
+class AnsweredElsewhere:
+    """Implements ``host.ports.Toolset``: its calls go to whoever answers; one that comes here is refused."""
 
-    def __init__(self) -> None:
-        self.specs = (
-            ToolSpec(
-                ASK_PERSON,
-                "Ask the person you work for, and wait for the answer, which may take hours. Only for what "
-                "you can't find out yourself and must know before you go on.",
-                Question.model_json_schema(),
-                delegable=False,
-                read_only=True,
-                asks="question",
-            ),
-        )
+    specs: Sequence[ToolSpec]
+    refusal: str
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Say that nobody can be asked from here."""
-        return ToolResult("Nobody can be asked here; say in your answer what you must know.", is_error=True)
+        return ToolResult(self.refusal.format(name=name), is_error=True)
+
+
+@cache
+def ask_person() -> AnsweredElsewhere:
+    """Return what asks a person. It knows nothing of a run: one serves them all."""
+    spec = ToolSpec(
+        ASK_PERSON,
+        "Ask the person you work for, and wait for the answer, which may take hours. Only for what "
+        "you can't find out yourself and must know before you go on.",
+        Question.model_json_schema(),
+        delegable=False,
+        read_only=True,
+        asks="question",
+    )
+    return AnsweredElsewhere((spec,), "Nobody can be asked here; say in your answer what you must know.")
 
 
 def asked(arguments: Mapping[str, Any], call_id: str) -> NewApproval | str:
@@ -61,9 +67,6 @@ def asked(arguments: Mapping[str, Any], call_id: str) -> NewApproval | str:
         return refused(error).text
     life_ms = question.timeout_ms or DAY_MS
     return NewApproval(new_id(APPROVAL), "question", ASK_PERSON, arguments, call_id, life_ms=life_ms)
-
-
-ask_person: Final = cache(AskPerson)
 
 
 PREFIX: Final = "client__"
@@ -79,26 +82,21 @@ class ClientTool:
     input_schema: Mapping[str, Any]
 
 
-class ClientTools:
-    """Implements ``host.ports.Toolset``."""
-
-    def __init__(self, tools: Sequence[ClientTool]) -> None:
-        self.specs = [
-            ToolSpec(
-                PREFIX + tool.name,
-                defused(tool.description),
-                tool.input_schema,
-                delegable=False,
-                read_only=True,
-                asks="client_tool",
-                title=tool.name,
-            )
-            for tool in tools
-        ]
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Say that the program can't be asked from here."""
-        return ToolResult("The program that has this tool can't be asked here.", is_error=True)
+def client_tools(tools: Sequence[ClientTool]) -> AnsweredElsewhere:
+    """Return the tools of the calling program."""
+    specs = [
+        ToolSpec(
+            PREFIX + tool.name,
+            defused(tool.description),
+            tool.input_schema,
+            delegable=False,
+            read_only=True,
+            asks="client_tool",
+            title=tool.name,
+        )
+        for tool in tools
+    ]
+    return AnsweredElsewhere(specs, "The program that has this tool can't be asked here.")
 
 
 SEARCH: Final = "web_search"
@@ -109,23 +107,19 @@ LARGEST_PAGE: Final = 20_000
 """Tokens of one fetched page."""
 
 
-class WebToolset:
-    """Implements ``host.ports.Toolset``: offers what is switched on, and runs nothing: the model's API does.
+def web_tools(settings: WebTools) -> AnsweredElsewhere:
+    """Return what is switched on of the web: the model's API runs it.
 
     Results come inside the model's reply, written by strangers; the system prompt says so. They are stored
     and sent back as they came, ``encrypted_content`` included, or the API refuses the conversation.
     """
-
-    def __init__(self, settings: WebTools) -> None:
-        self.specs = [
-            ToolSpec(name, "", {}, read_only=True, definition=_definition(name, settings))
-            for name, wanted in ((SEARCH, settings.search), (FETCH, settings.fetch))
-            if wanted
-        ]
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Refuse: such a call never leaves the API, unless a server speaks another protocol."""
-        return ToolResult(f"{name} is run by the model's API, which did not run it.", is_error=True)
+    specs = [
+        ToolSpec(name, "", {}, read_only=True, definition=_definition(name, settings))
+        for name, wanted in ((SEARCH, settings.search), (FETCH, settings.fetch))
+        if wanted
+    ]
+    # Such a call never gets here, unless a server speaks another protocol.
+    return AnsweredElsewhere(specs, "{name} is run by the model's API, which did not run it.")
 
 
 def _definition(name: str, settings: WebTools) -> Mapping[str, Any]:
