@@ -22,7 +22,9 @@ ASK_TOOLS: Final = ("ask", "get_run", "cancel_run")
 class Ask(Arguments):
     """A message to the agent."""
 
-    message: str = Field(min_length=1, description="What you want, with everything the agent must know.")
+    message: str = Field(
+        min_length=1, max_length=2**20, description="What you want, with everything the agent must know."
+    )
     conversation_id: Id = Field("", description="A conversation to go on with. Default: a new one.")
     output_schema: Schema | None = Field(None, description="A JSON Schema that the answer must satisfy.")
     max_execution_ms: int = Field(0, ge=0, le=2**53, description="Stop after so many milliseconds.")

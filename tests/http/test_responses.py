@@ -228,6 +228,18 @@ def test_a_reference_stands_for_its_item(gpt: openai.OpenAI, model: ModelProcess
     assert [each.content[0].text for each in items if each.role == "assistant"] == [second.output_text]
 
 
+def test_what_the_model_or_a_tool_said_can_be_sent_again(gpt: openai.OpenAI) -> None:
+    run = {"name": "exec", "input": {"command": "printf 'a\\0b'"}}
+    first = say(gpt, directive(steps=[{"tools": [run]}, {"text": "a\0b"}]))
+    assert first.output_text == "a\ufffdb"
+    references = [{"type": "item_reference", "id": item.id} for item in first.output]
+    assert home(say(gpt, [*references, {"role": "user", "content": "two"}])) == home(first)
+    again = [{"role": "user", "content": "x"}, {"role": "assistant", "content": first.output_text}]
+    asked: Any = [*again, {"role": "user", "content": directive(text="c\0d")}]
+    answer = gpt.chat.completions.create(model="picoclaw", messages=asked)
+    assert answer.choices[0].message.content == "c\ufffdd"
+
+
 def test_ids_of_items_that_are_there_themselves_mean_nothing(gpt: openai.OpenAI) -> None:
     item = {"type": "message", "role": "user", "content": directive(text="taken"), "id": "x" * 500}
     assert [say(gpt, [{**item, "id": each}]).output_text for each in ("x" * 500, None, 7)] == ["taken"] * 3

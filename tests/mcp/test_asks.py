@@ -504,6 +504,16 @@ def test_a_request_says_how_deep_it_is_and_may_not_say_less_than_nothing(host: H
             assert answer["isError"] is refused, depth
 
 
+@pytest.mark.parametrize(
+    "message", ["", " ", "a\0b", "x" * (2**20 + 1)], ids=["none", "blank", "NUL", "long"]
+)
+def test_a_message_that_post_chat_refuses_is_refused_by_its_name(host: HostProcess, message: str) -> None:
+    with RawHttp(host, new_token(host, "wrong")["token"]) as client:
+        call = {"name": "ask", "arguments": {"message": message}, "_meta": envelope()}
+        answer = client.stateless("tools/call", call).json()["result"]
+        assert (answer["isError"], answer["content"][0]["text"].split(":")[0]) == (True, "message")
+
+
 IMPATIENT = "import sys, host.http.mcp.asks as asks; asks.PATIENCE_S = 0.0; from host.cli import main; "
 
 

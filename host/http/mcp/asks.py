@@ -157,6 +157,8 @@ class Asks:
     async def _begin(self, caller: Caller, client: _Client, asked: Ask) -> Run:
         if not asked.message.strip():
             raise InvalidInput("message: must not be blank")
+        if "\0" in asked.message:
+            raise InvalidInput("message: must not contain the character U+0000")
         # What another program passes on may be too little; who acts for a conversation is as deep as its run.
         depth = max(client.depth, 1, self._runs.depth_in(caller.conversation_id) + 1)
         if depth >= DEEPEST:

@@ -199,7 +199,7 @@ class Answer:
         if event.name == "chunk":
             return self._add(self._shown.feed(event.data["text"]), gap=self._gap)
         if event.name == "message" and self.typed:
-            self._beside.append(event.data["text"])
+            self._beside.append(takeable(event.data["text"]))
         elif event.name == "message":
             # A message of its own: apart from what is around it.
             shown = self._shown.flush() + self._shown.without(event.data["text"])
@@ -318,8 +318,14 @@ class Answer:
         if gap and text.strip():
             text = ("" if self.text.endswith("\n\n") else "\n\n") + text
             self._gap = False
+        text = takeable(text)
         self.text += text
         return {"content": text} if text else {}
+
+
+def takeable(text: str) -> str:
+    """Return what a program can send again: NUL is refused."""
+    return text.replace("\0", "\ufffd")
 
 
 def _call_view(call: Call) -> CallShape:

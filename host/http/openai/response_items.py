@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from host.http.openai.answers import LENGTH, Answer
+from host.http.openai.answers import LENGTH, Answer, takeable
 from host.http.openai.functions import Call
 from host.http.openai.response_requests import OWN
 from shared import jsons
@@ -170,7 +170,7 @@ class ResponseItems:
         kind = f"{OWN}{data['tool']}"
         for item in self.output:
             if item["type"] == kind and item["status"] == IN_PROGRESS:
-                item["output"] = data["preview"]
+                item["output"] = takeable(data["preview"])
                 return [self._done(item, INCOMPLETE if data["is_error"] else COMPLETED)]
         return []
 
