@@ -142,7 +142,7 @@ def test_a_stream_shows_nothing_before_its_message_is_kept_although_the_model_is
     with host.client() as client:
         assert chat(client, "before").status_code == 200
         reader = threading.Thread(target=follow, args=(client,))
-        with sidecar.held():  # whoever ships has to wait
+        with sidecar:  # whoever ships has to wait
             reader.start()
             until(lambda: "waits-to-be-kept" in str(model.requests()))
             time.sleep(0.7)  # longer than until events are stored

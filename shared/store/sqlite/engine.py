@@ -13,8 +13,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -131,14 +131,12 @@ class Gate:
             return False
         return True
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Hold it: no write transaction is open anywhere else; raises TimeoutError."""
         take(self._fd, BUSY_MS)
-        try:
-            yield
-        finally:
-            self.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give it back."""
@@ -236,7 +234,7 @@ class Database:
 
     def upgrade(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Run a function that manages its own transactions, while nobody else writes."""
-        with self._slow_gate.held():
+        with self._slow_gate:
             work(self._quick)
 
     async def close(self) -> None:
@@ -271,7 +269,7 @@ class Database:
                 self._slow = connect(self.path, busy_ms=BUSY_MS)
             if not writes:
                 return drive(work(SqliteTx(self._slow)))
-            with self._slow_gate.held():
+            with self._slow_gate:
                 return self._transact(self._slow, work)
         finally:
             self._slow_lock.release()

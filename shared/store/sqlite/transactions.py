@@ -4,6 +4,7 @@ SQLite answers at once, so nothing that a transaction awaits ever waits: the who
 the thread that calls it, with no event loop below.
 """
 
+import asyncio
 import re
 import sqlite3
 import time
@@ -18,6 +19,8 @@ from shared import jsons
 from shared.store.contract import Missing, Taken, Tx, Work
 
 T = TypeVar("T")
+
+sqlite3.register_adapter(list, jsons.dumps)
 
 TASKS_OF: Final = (
     r"FROM scheduled_tasks WHERE conversation_id IN (SELECT id FROM conversations WHERE principal_id = \1)"
@@ -122,9 +125,8 @@ class SqliteTx:
         return True
 
     def _run(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
-        bound = [jsons.dumps(value) if isinstance(value, list) else value for value in values]
         try:
-            return self._connection.execute(translated(statement), bound)
+            return self._connection.execute(translated(statement), values)
         except sqlite3.IntegrityError as error:
             _raise_broken(error)
             raise
@@ -158,7 +160,7 @@ class Together:
     ) -> None:
         self._write = write
         self._durable = durable
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._turn = asyncio.Lock()
         self._waiting: list[_Asked] = []
 
     async def write(self, work: Work[T]) -> T:

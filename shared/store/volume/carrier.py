@@ -4,12 +4,14 @@ Order of the locks, everywhere: the thread's, the sidecar's, the gate. Nothing w
 it holds the gate, except the last small part before the log starts anew.
 """
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 from shared.errors import NotDurable, StoreError
@@ -37,7 +39,7 @@ class Carrier:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be the only one who ships."""
-        with self._mutex, self.sidecar.held():
+        with self._mutex, self.sidecar:
             yield
 
     def ship(self) -> State:
@@ -74,7 +76,7 @@ class Carrier:
             following = FileId(state.era, state.segment.number + 1)
             self._create(state, following)
             connection = self._connect()
-            with self._gate.held():
+            with self._gate:
                 before, state = state, self._append_all(state)
                 if state is not before:
                     self._create(state, following)
@@ -95,7 +97,7 @@ class Carrier:
         name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
         connection = self._connect()
         with closing(connect(self.database, busy_ms=BUSY_MS)) as reader:
-            with self._gate.held():
+            with self._gate:
                 # Until the snapshot is there, the local database is the newest copy, and says so.
                 state = replace(state, phase=Phase.AHEAD, base=None)
                 self.sidecar.write(state)
@@ -134,7 +136,7 @@ class Carrier:
             if self.database.stat().st_ino != state.inode or state.base not in (None, self._base()):
                 return False
             if state.phase is Phase.SHIPPING:
-                with self._gate.held():
+                with self._gate:
                     wal.read_tail(self.log, state.mark)
             return state.phase is not Phase.ENDED or not _has_log(self.log)
         except (FileNotFoundError, NotContinuous):
@@ -146,7 +148,7 @@ class Carrier:
         name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
         layout.create_segment(store_dir, name, previous)
         connection = self._connect()
-        with self._gate.held():
+        with self._gate:
             mark, base = _first_frame(connection, self.log), self._base()
             state = replace(
                 state, segment=name, mark=mark, previous=previous, phase=Phase.SHIPPING, base=base
@@ -180,7 +182,7 @@ class Carrier:
         self._gate.close()
 
     def _end(self, state: State, phase: Phase, let_go: Callable[[], None]) -> None:
-        with self._gate.held():
+        with self._gate:
             if phase is Phase.ENDED:
                 state = self._append_all(state)
             self.ended = state.end
@@ -194,7 +196,7 @@ class Carrier:
         """Ship what is committed now; writers go on between two parts, and what they add is not chased."""
         end = _size(self.log)
         while True:
-            with self._gate.held():
+            with self._gate:
                 tail = wal.read_tail(self.log, state.mark)
             if tail is None:
                 return state
@@ -242,6 +244,46 @@ class Carrier:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class ShippingThread:
+    """Ships for callers on an event loop. Each turn waits for it, and anyio's threads take twice the time."""
+
+    def __init__(self, ship: Callable[[], None]) -> None:
+        self.busy = False
+        self._ship = ship
+        self._asked: SimpleQueue[asyncio.Future[Exception | None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="volume-shipping", daemon=True)
+
+    async def ship(self) -> None:
+        """Return once that is done; it goes on (``busy``) without whoever is cancelled meanwhile."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self.busy = True
+        done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._asked.put(done)
+        if (fault := await done) is not None:
+            raise fault
+
+    def end(self) -> None:
+        """Let the thread end once it has shipped."""
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        while (done := self._asked.get()) is not None:
+            fault = None
+            try:
+                self._ship()
+            except Exception as error:  # noqa: BLE001 - raised to whoever asked
+                fault = error
+            self.busy = False
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                done.get_loop().call_soon_threadsafe(_settle, done, fault)
+
+
+def _settle(done: asyncio.Future[Exception | None], fault: Exception | None) -> None:
+    if not done.cancelled():
+        done.set_result(fault)
 
 
 def _replaced() -> NotDurable:

@@ -5,6 +5,7 @@ builds beside the runtime database, and adds one file to the volume. What a volu
 own safety is bounded: two snapshots and the segments since the older one.
 """
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -22,7 +23,7 @@ from shared.errors import NotDurable, PicoError, StoreDamaged, StoreError
 from shared.store.sqlite.content import is_damage
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot
-from shared.store.volume.carrier import RETRY_AFTER_S, Carrier
+from shared.store.volume.carrier import RETRY_AFTER_S, Carrier, ShippingThread
 from shared.store.volume.layout import FileId
 from shared.store.volume.lock import State, VolumeLock, hold_database
 from shared.store.volume.opening import must_be, prepare
@@ -129,8 +130,8 @@ class Volume:
         self._held = held
         self._failure: NotDurable | None = None
         self._shipped = -1
-        self._thread = anyio.CapacityLimiter(1)
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._thread = ShippingThread(self.ship_now)
+        self._turn = asyncio.Lock()
         self._asked = 0
         self._served = 0
         self._failed: tuple[int, NotDurable] | None = None
@@ -185,9 +186,9 @@ class Volume:
             self._served = covered
 
     async def _in_time(self) -> None:
-        if not self._thread.borrowed_tokens:
+        if not self._thread.busy:
             with anyio.move_on_after(ANSWERS_S, shield=True):
-                await anyio.to_thread.run_sync(self.ship_now, limiter=self._thread, abandon_on_cancel=True)
+                await self._thread.ship()
                 return
             self._note(NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S))
         raise NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
@@ -218,6 +219,7 @@ class Volume:
 
     def close_now(self, let_go: Callable[[], None]) -> None:
         """Like ``close``, blocking."""
+        self._thread.end()
         if self._upkeep is not None:
             self._upkeep.stop()
         try:
