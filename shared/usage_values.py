@@ -23,14 +23,14 @@ class Usage:
         )
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Each by its name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
     def tokens(self) -> int:
         """All of them together."""
-        return (
-            self.input_tokens
-            + self.output_tokens
-            + self.cache_creation_input_tokens
-            + self.cache_read_input_tokens
-        )
+        return sum(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)

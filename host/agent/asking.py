@@ -145,7 +145,8 @@ class Asking:
             if reply is not None:
                 if self.options.must_call:
                     self.options = replace(self.options, must_call=frozenset())
-                return replace(reply, blocks=_sendable(reply.blocks))
+                blocks = _sendable(reply.blocks)
+                return reply if blocks == reply.blocks else replace(reply, blocks=blocks)
 
     async def _attempt(self, messages: list[Message], mended: set[str]) -> Reply | None:
         """Return the reply, None if the messages or the model were changed for another attempt."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from anyio import Lock, to_thread
+from anyio import to_thread
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
@@ -100,7 +101,7 @@ class Toolbox:
         """Takes in what came or changed since the last step, where that can be."""
         self.answers: list[tuple[str, str]] = []
         """Questions of servers in the middle of the call that is made, and what people answered to them."""
-        self._answering = Lock()
+        self._answering = asyncio.Lock()
         for toolset in toolsets:
             self.add(toolset)
 

@@ -104,6 +104,8 @@ _DATA: Final = re.compile(
 DIGEST: Final = "body_sha256"
 """Where a request's scope has the digest of a large body, and RELEASE what to call once it is taken in."""
 RELEASE: Final = "release_body"
+CAME: Final = "body_came"
+"""Is in a request's scope once its body has come, so that nobody has to wait for it."""
 
 
 class TooManyValues(InvalidInput):

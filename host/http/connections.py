@@ -13,6 +13,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from host.http.bodies import CAME
 from host.http.lent_bodies import LendingProtocol
 from host.telemetry import Metrics
 from shared import jsons
@@ -206,6 +207,7 @@ class Connection(LendingProtocol):
         """End a request (the parser's call)."""
         self._unanswered = 0
         self.cycle.more_body = False
+        self.cycle.scope[CAME] = True  # type: ignore[typeddict-unknown-key]
         self._book.waiting.pop(self, None)
         if self.cycle.response_complete:
             self._between_requests()

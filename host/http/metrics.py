@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, NotRequired
 
 import anyio.to_thread
@@ -212,7 +211,7 @@ def day_view(used: DayUsage) -> DayUsageShape:
     return view(
         DayUsageShape,
         used,
-        **asdict(spending.usage),
+        **spending.usage.counts,
         unsettled_tokens=spending.unsettled_tokens,
         tokens=spending.amount.tokens,
         dollars=spending.microdollars / MICRO,

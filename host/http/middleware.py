@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.http.auth import OPEN_PATHS, TokenBook, failure
-from host.http.bodies import LARGE, LARGEST, RELEASE, SMALL, error_headers, error_response
+from host.http.bodies import CAME, LARGE, LARGEST, RELEASE, SMALL, error_headers, error_response
 from host.http.callers import Caller, SaidNames, operator
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
@@ -191,10 +191,7 @@ class BodyLimit:
             nonlocal received, whole
             if limit == LARGEST and max(declared, received) > BODY_LIMIT and not whole:
                 self._hold(scope)
-            with anyio.move_on_after(math.inf if whole else SILENCE_S) as waiting:
-                message = await receive()
-            if waiting.cancelled_caught:
-                raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
+            message = await (receive() if whole or CAME in scope else _in_time(receive))
             received += len(message.get("body", b""))
             if received > limit:
                 raise _too_large(limit)
@@ -211,6 +208,12 @@ class BodyLimit:
             sentence = f"{MOST_LARGE} bodies above {BODY_LIMIT} bytes come at once; try again."
             raise Unavailable(sentence, code="busy", retry_after=1)
         self._large.add(id(scope))
+
+
+async def _in_time(receive: Receive) -> Message:
+    with anyio.move_on_after(SILENCE_S):
+        return await receive()
+    raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
 
 
 def _too_large(limit: float) -> TooLarge:

@@ -4,7 +4,6 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC
 from typing import Final, Literal, NotRequired, cast
 
@@ -293,6 +292,6 @@ def run_view(run: Run) -> RunShape:
         status=run.state,
         duration_ms=None if ended is None else max(ended - run.created_at, 0),
         stop_reason=answer.get("stop_reason"),
-        usage=asdict(run.usage),
+        usage=run.usage.counts,
         **({"files_changed": changed} if changed else {}),
     )

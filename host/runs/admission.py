@@ -102,7 +102,9 @@ class Places:
     def give_back(self, share: Share) -> None:
         """Free a place, and call the next who waits for one."""
         self._free += 1
-        self._taken -= Counter([share.who[0]])
+        self._taken[share.who[0]] -= 1
+        if not self._taken[share.who[0]]:
+            del self._taken[share.who[0]]
         waiting = [each for each in self._waiting if self._may_have(each.share.who[0], each.share.most)]
         if waiting and not self._closed:
             self._call(min(waiting, key=self._turn))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
-
-import anyio
 
 from host.agent.endings import Paused
 from host.agent.own_tools import FinalAnswer
@@ -93,7 +92,7 @@ class RunRecorder(_Accounts):
         self._spec = spec
         self._log = log
         self._said_seq = lease.said_seq
-        self._telling = anyio.Lock(fast_acquire=True)
+        self._telling = asyncio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
         self.title_of: Callable[[str], str] = str

@@ -1,8 +1,9 @@
 """One run, from its lease to its stored answer."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import anyio
@@ -57,7 +58,7 @@ class ActiveRun:
         self._recorder = RunRecorder(ledger, lease, spec, self.log, principal)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
-        self.ended = anyio.Event()
+        self.ended = asyncio.Event()
         self._outcome: ChatShape | PicoError | None = None
         self._unacknowledged: Exception | None = None
 
@@ -119,8 +120,10 @@ class ActiveRun:
             ending = await self._work()
             if self._unacknowledged is not None:
                 raise self._unacknowledged
-            with anyio.fail_after(FINISH_WITHIN_S, shield=True):
+            with anyio.move_on_after(FINISH_WITHIN_S, shield=True) as bound:
                 await self._finish(ending)
+            if bound.cancelled_caught:
+                raise TimeoutError
         except LeaseLost:
             self._lose()
         except PicoError as error:
@@ -227,7 +230,7 @@ class ActiveRun:
             "stop_reason": recorder.final.stop_reason if recorder.final else None,
             "session_id": self.lease.session_id,
             "duration_ms": round(monotonic_ms() - self._started),
-            "usage": cast(UsageShape, asdict(recorder.meter.spent.usage)),
+            "usage": cast(UsageShape, recorder.meter.spent.usage.counts),
             "outbound_messages": outbound,
             "files_changed": [],
             "session_end_marker": marker,

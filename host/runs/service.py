@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -9,7 +10,6 @@ from functools import partial
 from typing import Final, cast
 
 import anyio
-from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
@@ -58,21 +58,23 @@ class RunService:
         self._places = Places(limits.max_concurrent_runs, limits.queue_ms)
         self._rate = RateLimit(limits.messages_per_minute)
         self._stack = AsyncExitStack()
-        self._tasks: TaskGroup
-        self._idle = anyio.Event()
+        self._runs: asyncio.TaskGroup
+        self._idle = asyncio.Event()
         self.waiters = Waiters(self._store, self._active)
         self.background = Background(self._store, self.start)
         self.draining = False
 
     async def __aenter__(self) -> RunService:
-        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(self._tasks.cancel_scope.cancel)
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        # anyio's makes twenty objects more for each task, which no run has a use for.
+        self._runs = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._stack.push_async_callback(self.drain)
         keeping = Keeping(self._store, self._active, self.limits.owner, self.limits.lease_ms)
-        self._tasks.start_soon(keeping.events)
-        self._tasks.start_soon(keeping.leases)
-        self._tasks.start_soon(keeping.cancels)
-        self._tasks.start_soon(keeping.steps, self.go_on, lambda: self._places.free)
+        tasks.start_soon(keeping.events)
+        tasks.start_soon(keeping.leases)
+        tasks.start_soon(keeping.cancels)
+        tasks.start_soon(keeping.steps, self.go_on, lambda: self._places.free)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,17 +135,18 @@ class RunService:
 
     async def _begin(self, spec: RunSpec, principal: Principal, share: Share) -> ActiveRun:
         new = new_run(spec, principal, self.limits, self._ledger.redactor)
-        # A caller who leaves must not leave a lease behind that nobody serves.
-        with anyio.CancelScope(shield=True):
-            lease = await self._store.runs.begin(new)
-            fault = None if spec.attached is None else await spec.attached.place(lease)
+        lease, fault = await self._store.runs.begin(new), None
+        if spec.attached is not None:
+            # A caller who leaves must not leave a lease behind that nobody serves.
+            with anyio.CancelScope(shield=True):
+                fault = await spec.attached.place(lease)
         if lease.asked is not None:
             spec = spec.continuing(lease.asked, self.limits.seal)
         run = ActiveRun(self._ledger, self._converse, spec, lease, self.limits, principal)
         if fault is not None:
             run.stop(Ending(fault))
         self._active[lease.run_id] = run
-        self._tasks.start_soon(self._execute, run, share)
+        self._runs.create_task(self._execute(run, share))
         return run
 
     async def joined(self, answer: KeyedAnswer) -> ChatShape:
@@ -262,12 +265,11 @@ class RunService:
         finally:
             del self._active[run.lease.run_id]
             self._places.give_back(share)
-            if not self._active:
-                idle, self._idle = self._idle, anyio.Event()
-                idle.set()
+            self._idle.set()
 
     async def _until_idle(self) -> None:
         while self._active:
+            self._idle.clear()
             await self._idle.wait()
 
     async def _refuse_early(self, spec: RunSpec) -> None:

@@ -118,7 +118,6 @@ class SandboxToolset:
             policy = policy.within(workspace.allowance)
         self._policy = policy
         self._workspace = workspace
-        self._guard = _guard(policy, workspace.root)
         self.has_network = policy.allow_network
         self.changes: WorkspaceChanges | None = None
         """What was changed, once something may have been."""
@@ -195,14 +194,15 @@ class SandboxToolset:
     async def _refusal(self, command: str, cwd: str | None) -> str | None:
         """Ask the guard: of a long line in a thread, and by patterns of the operator's only if they end."""
         patterns = (*self._policy.deny_patterns, *self._policy.allow_patterns)
+        guard = _guard(self._policy, self._workspace.root)
         if len(command) <= SHORT_LINE and not patterns:
-            return self._guard.refusal(command, cwd)
+            return guard.refusal(command, cwd)
         if patterns and self._judge is not None:
             script = await anyio.to_thread.run_sync(parse, command)
             texts = [each.text for each in script.commands] if script.is_whole else [command]
             if not await self._judge.ends(patterns, texts):
                 return TOO_SLOW
-        return await anyio.to_thread.run_sync(self._guard.refusal, command, cwd)
+        return await anyio.to_thread.run_sync(guard.refusal, command, cwd)
 
     async def _manage(self, action: str, job: int | None) -> ToolResult:
         if action == "list":

@@ -89,7 +89,10 @@ class Engine(Protocol):
     async def write(
         self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
     ) -> T:
-        """Run a function in one transaction, which an exception undoes; raises Unavailable, NotDurable."""
+        """Run a function in one transaction, which an exception undoes; raises Unavailable, NotDurable.
+
+        Whoever is cancelled meanwhile still gets what it returns.
+        """
         ...
 
     async def durable(self) -> None:
