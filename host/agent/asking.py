@@ -145,8 +145,9 @@ class Asking:
             if reply is not None:
                 if self.options.must_call:
                     self.options = replace(self.options, must_call=frozenset())
-                blocks = _sendable(reply.blocks)
-                return reply if blocks == reply.blocks else replace(reply, blocks=blocks)
+                if reply.blocks and "thinking" in reply.blocks[-1]["type"]:
+                    return replace(reply, blocks=_sendable(reply.blocks))
+                return reply
 
     async def _attempt(self, messages: list[Message], mended: set[str]) -> Reply | None:
         """Return the reply, None if the messages or the model were changed for another attempt."""

@@ -119,8 +119,8 @@ class SaidNames:
     _start: Message | None = None
 
     async def __call__(self, message: Message) -> None:
-        caller: Caller | None = self._scope.get("caller")
-        if caller is None or not caller.prefix or VERBATIM in self._scope:
+        caller: Caller = self._scope["caller"]
+        if VERBATIM in self._scope:
             await self._send(message)
         elif message["type"] == "http.response.start":
             # Its length is known with the body.

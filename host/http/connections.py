@@ -153,7 +153,7 @@ class Connection(LendingProtocol):
         if self.transport.is_closing():
             return
         try:
-            rest = self.feed(memoryview(data))
+            rest = self.feed(memoryview(data)) if self._whole else memoryview(data)
             while rest and self.parser is not None:
                 room = LARGEST_HEAD - self._unanswered
                 if room <= 0:

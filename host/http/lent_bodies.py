@@ -67,10 +67,9 @@ class LendingProtocol(HttpToolsProtocol):
 
     def feed(self, data: memoryview) -> memoryview:
         """Take what belongs to a lent body, and return what follows."""
-        piece = data[: self._whole - self._came] if self._whole else data[:0]
-        if piece:
-            self.on_body(bytes(piece))
-            self._end_lent()
+        piece = data[: self._whole - self._came]
+        self.on_body(bytes(piece))
+        self._end_lent()
         return data[len(piece) :]
 
     @contextlib.contextmanager

@@ -83,7 +83,8 @@ class Exchange:
                 message["headers"] = [*message["headers"], *named]
             else:
                 size += len(message.get("body", b""))
-            await said(message)
+            caller = scope.get("caller")
+            await (send if caller is None or caller.principal.is_operator else said)(message)
 
         token = request_id_var.set(request_id)
         try:

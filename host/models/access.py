@@ -131,7 +131,7 @@ class KeyedModel:
 
     async def _by_turns(self, request: Mapping[str, Any], listener: _Listener) -> Reply:
         failures: list[ModelError] = []
-        for route in self._in_turn():
+        for route in self.routes if len(self.routes) == 1 else self._in_turn():
             try:
                 reply = await route.credential.ask({**request, "model": route.target.model}, listener.hear)
             except ModelError as error:

@@ -101,11 +101,9 @@ class RunTools:
         self.servers = OperatorsServers(settings, store, sandbox, self._reach)
         self.permissions = Permissions(settings.permissions, self._names, self.servers.by_name)
 
-    async def _gate(self, spec: RunSpec, lease: Lease, space: Space) -> Gate | None:
-        """Return what says which calls of a run wait for a person, None where nothing is said."""
+    async def _gate(self, spec: RunSpec, lease: Lease, space: Space) -> Gate:
+        """Return what says which calls of a run wait for a person."""
         principals = space.principal.terms.permissions
-        if not (self.permissions.rules or principals or spec.permissions):
-            return None
         lists = (self.permissions.rules, compiled(rules_of(principals)), compiled(spec.permissions))
         known = await self._store.approvals.remembered(lease.conversation_id)
         return Gate(lists, space.workspace.root, {each.input_sha256 for each in known})
@@ -147,7 +145,9 @@ class RunTools:
         ]
         if conversation_id == self._main and not spec.scheduled:
             own.append(Approvals(approve))
-        gate = await self._gate(spec, lease, space)
+        gate = None
+        if self.permissions.rules or principal.terms.permissions or spec.permissions:
+            gate = await self._gate(spec, lease, space)
         kept = partial(self.attachments.read, lease.principal_id, conversation_id)
         unkept = spec.begun_by == conversation_id
         if (spec.parent_id is None and not unkept) or (gate is not None and gate.names_questions()):

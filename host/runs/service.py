@@ -106,7 +106,6 @@ class RunService:
         Raises Draining, AtCapacity, TooManyRequests, NotDurable, NotFound, ConversationBusy, KeyTaken,
         Conflict, InvalidInput, Suspended: then nothing was stored.
         """
-        self._check_open()
         principal = THE_OPERATOR
         if spec.principal_id != OPERATOR:
             principal = await self.principals.active(spec.principal_id)
@@ -117,6 +116,7 @@ class RunService:
             self._count(spec.sender, principal)
         share = Share((principal.id, spec.sender, spec.conversation_id), terms.concurrent_runs)
         if not self._places.take_now(share):
+            self._check_open()
             await self._refuse_early(spec)
             await self._queue(spec, share)
         try:

@@ -178,20 +178,19 @@ class Volume:
             if self._served >= ticket:
                 return
             covered = self._asked
+            silent = NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
             try:
-                await self._in_time()
+                if self._thread.busy:
+                    raise silent
+                with anyio.move_on_after(ANSWERS_S, shield=True):
+                    await self._thread.ship()
+                    self._served = covered
+                    return
+                self._note(silent)
+                raise silent
             except NotDurable as error:
                 self._failed = (covered, error)
                 raise
-            self._served = covered
-
-    async def _in_time(self) -> None:
-        if not self._thread.busy:
-            with anyio.move_on_after(ANSWERS_S, shield=True):
-                await self._thread.ship()
-                return
-            self._note(NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S))
-        raise NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
 
     def ship_now(self) -> None:
         """Like ``ship``, blocking."""
