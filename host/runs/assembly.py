@@ -84,7 +84,7 @@ class RunTools:
     ) -> None:
         self._main = settings.main_conversation_id
         self._store = store = ledger.store
-        self._sandbox = sandbox
+        self.sandbox = sandbox
         self.judge = judge
         self._tool_servers = tool_servers
         self._spaces = spaces
@@ -123,7 +123,7 @@ class RunTools:
         """
         conversation_id = lease.conversation_id
         space = self._spaces.of_run(lease, spec.parent_id, principal)
-        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace, self.judge)
+        files = SandboxToolset(self.sandbox, self.sandbox.policy, space.workspace, self.judge)
         own: list[Toolset] = [
             files,
             self._tool_servers.toolset(
@@ -135,7 +135,7 @@ class RunTools:
             SkillTools(space.knowledge),
             SendFile(
                 self._store,
-                self._sandbox,
+                self.sandbox,
                 self._spaces,
                 space.workspace,
                 conversation_id,
@@ -161,7 +161,7 @@ class RunTools:
             return
         reach = replace(
             self._reach,
-            spawn=partial(self._sandbox.program, space.workspace),
+            spawn=partial(self.sandbox.program, space.workspace),
             relay=Relay(),
             has_network=files.has_network,
             depth=spec.depth,
@@ -176,17 +176,13 @@ class RunTools:
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """Close what a deleted conversation has open, and drop the files that are its own."""
-        await self.release(conversation_id)
+        await self.sandbox.forget(conversation_id)
         await self._tool_servers.forget(conversation_id)
         try:
             await self.attachments.forget(principal_id, conversation_id)
             await self._spaces.forget_conversation(principal_id, conversation_id)
         except SandboxFault as fault:
             logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
-
-    async def release(self, conversation_id: str) -> None:
-        """Drop what a conversation that is to be deleted holds of the local disk."""
-        await self._sandbox.forget(conversation_id)
 
 
 class Assembly:
@@ -229,7 +225,7 @@ class Assembly:
 
     async def release(self, conversation_id: str) -> None:
         """Drop what a conversation that is to be deleted holds of the local disk."""
-        await self._tools.release(conversation_id)
+        await self._tools.sandbox.forget(conversation_id)
 
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""

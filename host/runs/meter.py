@@ -125,7 +125,12 @@ class RunMeter:
 
 
 class AgentMeter:
-    """What one agent of a run uses; it makes one call at a time. ``model`` is the one that answered last."""
+    """What one agent of a run uses, and may use; it makes one call at a time.
+
+    ``model`` is the one that answered last, ``budget`` None if nothing limits it.
+    """
+
+    budget: RunBudget | None = None
 
     def __init__(self, meter: RunMeter) -> None:
         self.meter = meter
@@ -149,6 +154,21 @@ class AgentMeter:
         asked = reply.asked.model if reply.asked else ""
         cost = self.meter.prices.cost(reply.usage, reply.model, asked)
         self.meter.spend(Spending(reply.usage, cost))
+
+    async def reserve(
+        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """See ``Recorder.reserve``."""
+        if self.budget is None:
+            return request
+        return await self.budget.reserve(request, models, input_tokens)
+
+    async def cut_short(self, reply: Reply) -> Paused:
+        """Count the usage of a reply that is not kept."""
+        await self.unused(reply)
+        if self.budget is None:
+            raise RuntimeError("only a budget cuts a reply short")
+        return self.budget.cut_short()
 
     async def given_up(self) -> None:
         """Count a call that was given up for what it may have used."""

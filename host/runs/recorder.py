@@ -59,28 +59,7 @@ NO_ANSWER: Final = "The model ended without an answer. Ask what it did, or send 
 """Told to people in its place."""
 
 
-class _Accounts(AgentMeter):
-    """What an agent of a run uses, and may use: ``budget``, None if nothing limits it."""
-
-    budget: RunBudget | None
-
-    async def reserve(
-        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
-    ) -> dict[str, Any]:
-        """See ``Recorder.reserve``."""
-        if self.budget is None:
-            return request
-        return await self.budget.reserve(request, models, input_tokens)
-
-    async def cut_short(self, reply: Reply) -> Paused:
-        """Count the usage of a reply that is not kept."""
-        await self.unused(reply)
-        if self.budget is None:
-            raise RuntimeError("only a budget cuts a reply short")
-        return self.budget.cut_short()
-
-
-class RunRecorder(_Accounts):
+class RunRecorder(AgentMeter):
     """Implements ``Recorder`` for a run's own agent."""
 
     def __init__(
@@ -249,7 +228,7 @@ class RunRecorder(_Accounts):
         return None if self.meter.uncounted == NOTHING else self.meter.uncounted
 
 
-class ChildRecorder(_Accounts):
+class ChildRecorder(AgentMeter):
     """Implements ``Recorder`` for a subagent: its calls are shown and counted, its text is not told."""
 
     awaited = True

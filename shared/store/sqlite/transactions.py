@@ -189,18 +189,15 @@ class Together:
                 await self._write(partial(_do_all, asked))
             except Exception:  # noqa: BLE001 - one that fails undoes all: each is tried alone
                 for each in asked:
-                    await self._do(each)
+                    try:
+                        await self._write(partial(_do_all, [each]))
+                    except Exception as error:  # noqa: BLE001 - raised to whoever asked
+                        each.error = error
             try:
                 await self._durable()
             except Exception as error:  # noqa: BLE001 - raised to all who asked
                 for each in asked:
                     each.error = each.error or error
-
-    async def _do(self, alone: _Asked) -> None:
-        try:
-            await self._write(partial(_do_all, [alone]))
-        except Exception as error:  # noqa: BLE001 - raised to whoever asked
-            alone.error = error
 
 
 async def _do_all(asked: Sequence[_Asked], tx: Tx) -> None:

@@ -138,7 +138,7 @@ class Carrier:
             if state.phase is Phase.SHIPPING:
                 with self._gate:
                     wal.read_tail(self.log, state.mark)
-            return state.phase is not Phase.ENDED or not _has_log(self.log)
+            return state.phase is not Phase.ENDED or not _size(self.log)
         except (FileNotFoundError, NotContinuous):
             return False
 
@@ -189,7 +189,7 @@ class Carrier:
             let_go()
             self._disconnect()
             # SQLite writes the log back and removes it when the last connection of all processes closes.
-            if not _has_log(self.log):
+            if not _size(self.log):
                 self.sidecar.write(replace(state, phase=phase, base=self._base()))
 
     def _carry(self, state: State) -> State:
@@ -314,10 +314,6 @@ def _first_frame(connection: sqlite3.Connection, log: Path) -> Mark:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     connection.execute(f"PRAGMA user_version = {version}")
     return wal.begin(log)
-
-
-def _has_log(log: Path) -> bool:
-    return _size(log) > 0
 
 
 def _size(log: Path) -> int:

@@ -178,14 +178,13 @@ class Volume:
             if self._served >= ticket:
                 return
             covered = self._asked
-            silent = NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
             try:
-                if self._thread.busy:
-                    raise silent
-                with anyio.move_on_after(ANSWERS_S, shield=True):
-                    await self._thread.ship()
-                    self._served = covered
-                    return
+                if not self._thread.busy:
+                    with anyio.move_on_after(ANSWERS_S, shield=True):
+                        await self._thread.ship()
+                        self._served = covered
+                        return
+                silent = NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
                 self._note(silent)
                 raise silent
             except NotDurable as error:

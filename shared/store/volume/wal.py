@@ -7,7 +7,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -72,13 +71,14 @@ def log_path(database: Path) -> Path:
 
 def begin(log: Path) -> Mark:
     """Return the mark at the very start of the log's present epoch; raises NotContinuous without a log."""
-    with _opened(log) as fd:
-        return _epoch(fd)
+    with _opened(log) as file:
+        return _epoch(file.fileno())
 
 
 def read_tail(log: Path, mark: Mark) -> Tail | None:
     """Return the next part of what was committed after ``mark``, or None; raises NotContinuous."""
-    with _opened(log) as fd:
+    with _opened(log) as file:
+        fd = file.fileno()
         epoch = _epoch(fd)
         if epoch.inode != mark.inode:
             raise LogReplaced
@@ -121,16 +121,11 @@ def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, in
     return one, two
 
 
-@contextmanager
-def _opened(log: Path) -> Iterator[int]:
+def _opened(log: Path) -> BinaryIO:
     try:
-        fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        return log.open("rb", buffering=0)
     except FileNotFoundError as error:
         raise LogReplaced from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _epoch(fd: int) -> Mark:
