@@ -39,6 +39,11 @@ class ReceiversElsewhere(Child["Telling"]):
     ) -> None:
         super().__init__(__name__, partial(Telling, heard, lost), version, *allowed_hosts)
 
+    @staticmethod
+    def request(number: int, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        """Return what the process is sent to have it send a body."""
+        return framed(dump_bytes([number, url, headers]) + b"\n" + body, LONGEST)
+
 
 class Telling(Link):
     """The host's side."""
@@ -46,10 +51,6 @@ class Telling(Link):
     def __init__(self, heard: Callable[[int, Answer], None], lost: Callable[[], None]) -> None:
         super().__init__(LONGEST, lost)
         self._heard = heard
-
-    def post(self, number: int, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Have a body sent."""
-        self.transport.write(framed(dump_bytes([number, url, headers]) + b"\n" + body, LONGEST))
 
     def data_received(self, data: bytes) -> None:
         """Pass the answers on (asyncio's call)."""

@@ -46,7 +46,7 @@ ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
 SWEEP_EVERY_S: Final = 60.0
 ROUND_S: Final = 0.1
-"""Over so long the tries of a round begin, so that no run waits behind all of them."""
+"""Until the next round where more is due than could be begun."""
 AT_ONCE: Final = 16
 """Tries of a host."""
 FAILING_AT_ONCE: Final = AT_ONCE // 2
@@ -192,7 +192,12 @@ class WebhookSender:
             while self._trying:
                 self._answered = anyio.Event()
                 await self._answered.wait()
-        await self._note()
+        try:
+            ended, self._ended = self._ended, []
+            await self._store.webhooks.tried(ended, now_ms())
+            await self._count(ended)
+        except Exception:
+            logger.exception("How webhooks were told could not be stored")
         if self._receivers is not None:
             if self._trying:
                 self._receivers.kill()
@@ -216,45 +221,48 @@ class WebhookSender:
             return False
 
     async def _round(self) -> float:
-        """Begin tries that are due and that there is room for; returns when to look again, in seconds."""
-        await self._note()
+        """Note tries that ended, begin such that are due; returns when to look again, in seconds.
+
+        Where that fails leases end, and what was claimed is tried again.
+        """
         self._end_if_stuck()
         room = AT_ONCE - len(self._trying)
-        failing = FAILING_AT_ONCE - sum(
-            each.webhook.failing_since is not None for each in self._trying.values()
-        )
+        trying = [each.webhook for each in self._trying.values()]
+        failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in trying)
+        ended, self._ended = self._ended, []
         try:
             await self._sweep()
-            if room == 0:
-                return LOOK_EVERY_S
-            claim = self._store.webhooks.claim
-            found, more = await claim(self._owner, room, now_ms(), alone=self._alone, failing=failing)
-            for delivery, webhook in found:
-                await self._try(delivery, webhook)
+            found, more = await self._store.webhooks.claim(
+                self._owner, room, now_ms(), alone=self._alone, failing=failing, tries=ended
+            )
+            if found:
+                await self._tell_all(found)
+            await self._count(ended)
         except Exception:
-            # What was claimed has a lease that ends.
             logger.exception("Webhooks could not be told; the next round tries again")
             return LOOK_EVERY_S
-        return (0 if found else ROUND_S) if more else LOOK_EVERY_S
+        return (0 if found or ended else ROUND_S) if more and room else LOOK_EVERY_S
 
-    async def _note(self) -> None:
-        """Store how tries went; where that fails their leases end, and they are made again."""
-        ended, self._ended = self._ended, []
-        if not ended:
-            return
+    async def _count(self, ended: list[tuple[WebhookDelivery, Tried]]) -> None:
+        for delivery, tried in ended:
+            outcome = "delivered" if tried.error is None else "dead" if tried.again_at is None else "put_off"
+            self._ledger.counts.webhook_deliveries[outcome] += 1
+            if tried.disable == "failing":
+                await self._tell_failing(delivery.webhook_id, tried.error)
+
+    async def _tell_all(self, found: list[tuple[WebhookDelivery, Webhook]]) -> None:
+        """Have all be sent at once: each time the other process is woken costs both."""
+        link = await self._client().link()
+        link.transport.write(b"".join(self._requested(*each) for each in found))
+
+    def _requested(self, delivery: WebhookDelivery, webhook: Webhook) -> bytes:
         try:
-            await self._store.webhooks.tried(ended, now_ms())
-            for delivery, tried in ended:
-                outcome = (
-                    "delivered" if tried.error is None else "dead" if tried.again_at is None else "put_off"
-                )
-                self._ledger.counts.webhook_deliveries[outcome] += 1
-                if tried.disable == "failing":
-                    await self._tell_failing(delivery.webhook_id, tried.error)
-        except Exception:
-            logger.exception("How webhooks were told could not be stored")
+            return self._request(delivery, webhook)
+        except Exception:  # the others are told all the same
+            logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
+            return b""
 
-    async def _try(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
+    def _request(self, delivery: WebhookDelivery, webhook: Webhook) -> bytes:
         now = now_ms()
         kept = [webhook.secret]
         if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
@@ -262,12 +270,11 @@ class WebhookSender:
         keys = [self.secrets.opened(webhook.id, each) for each in kept]
         if keys[0] is None:
             self._ended.append((delivery, Tried(WRONG_KEY, now, "seal_key")))
-            return
+            return b""
         body = body_of(delivery, self._ledger.redactor, content=webhook.content)
         headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
-        link = await self._client().link()
         self._trying[delivery.number] = Trying(delivery, webhook, anyio.current_time())
-        link.post(delivery.number, webhook.url, body, headers)
+        return self._client().request(delivery.number, webhook.url, headers, body)
 
     def _heard(self, number: int, answer: Answer) -> None:
         if (tried := self._trying.pop(number, None)) is not None:

@@ -28,7 +28,7 @@ class Client:
     async def post(self, url: str, name: str = "evt-1") -> Answer:
         link, number = await self.elsewhere.link(), len(self._asked)
         self._asked[number] = asyncio.get_running_loop().create_future()
-        link.post(number, url, BODY, {"webhook-id": name})
+        link.transport.write(self.elsewhere.request(number, url, {"webhook-id": name}, BODY))
         return await self._asked[number]
 
     async def until_told(self, url: str, name: str = "evt-1") -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from shared.errors import Conflict, Duplicate, NotFound
 from shared.ids import EVENT, new_id
 from shared.store import rows
-from shared.store.contract import Tx
+from shared.store.contract import Row, Tx
 from shared.store.rows import Noun, writes
 from shared.store.sql.principals import check_lives
 from shared.values import Page
@@ -60,6 +60,9 @@ OF_PRINCIPALS: Final = f"subject IN (principal_id, '{EVERYBODY}')"
 FREE: Final = "(d.lease_until <= lease_now() OR ($2 = 1 AND d.owner <> $3))"
 """Who is alone on the store knows that other owners are gone."""
 AWAY: Final = "SELECT id FROM principals WHERE status IN ('suspended', 'deleting', 'deleted')"
+LOOK: Final = f"""SELECT EXISTS (SELECT 1 FROM webhook_events) AS events,
+    EXISTS (SELECT 1 FROM webhook_deliveries AS d
+        WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}) AS waits"""
 DUE: Final = f"""SELECT min(d.number) AS number, min(coalesce(w.failing_since, 0)) AS failing,
     count(*) > 1 AS several FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
     WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}
@@ -72,6 +75,13 @@ DUE: Final = f"""SELECT min(d.number) AS number, min(coalesce(w.failing_since, 0
     AND d.principal_id NOT IN ({AWAY}) AND w.principal_id NOT IN ({AWAY})
     GROUP BY d.webhook_id ORDER BY 2, 1 LIMIT $4"""
 """The first of each webhook that may be tried now; those that work come first."""
+FRESH: Final = f"""SELECT min(d.number) AS number FROM webhook_deliveries AS d
+    JOIN webhooks AS w ON w.id = d.webhook_id WHERE d.number > $1::bigint AND w.failing_since IS NULL
+    AND NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e
+        WHERE e.webhook_id = d.webhook_id AND e.status = 'waiting' AND e.number <= $1::bigint)
+    AND d.principal_id NOT IN ({AWAY}) AND w.principal_id NOT IN ({AWAY})
+    GROUP BY d.webhook_id ORDER BY 1 LIMIT $2"""
+"""Of those made just now, the first of each webhook for which nothing else waits."""
 TAKE: Final = f"""UPDATE webhook_deliveries SET owner = $3, lease_until = lease_now() + {LEASE_MS},
     attempts = attempts + 1 WHERE number IN (SELECT d.number FROM webhook_deliveries AS d
     WHERE d.number = ANY($1::bigint[]) AND d.status = 'waiting' AND {FREE} FOR UPDATE SKIP LOCKED)
@@ -202,44 +212,48 @@ class Webhooks(Noun):
         return bool(await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhooks LIMIT 1")))
 
     async def claim(
-        self, owner: str, limit: int, now: int, *, alone: bool, failing: int
+        self,
+        owner: str,
+        limit: int,
+        now: int,
+        *,
+        alone: bool,
+        failing: int,
+        tries: Sequence[tuple[WebhookDelivery, Tried]] = (),
     ) -> tuple[list[tuple[WebhookDelivery, Webhook]], bool]:
         """Take deliveries that are due, so that no other host tries them; one of each webhook at most.
 
         What they tell is on the volume by then. ``failing``: how many may be of webhooks that fail.
-        The bool: more may be due now.
+        ``tries`` are noted as by ``tried``. The bool: more may be due now.
         """
-        left = await self._fan_out()
-        due = await self._engine.read(lambda tx: tx.fetch(DUE, now, int(alone), owner, limit), long=True)
+        await self._before_disabling(tries)
+        here = (now, int(alone), owner)
+        look = rows.there(await self._engine.read(lambda tx: tx.fetchrow(LOOK, *here)))
+        made, fresh = 0, list[tuple[WebhookDelivery, Webhook]]()
+
+        async def begun(tx: Tx) -> tuple[int, list[tuple[WebhookDelivery, Webhook]]]:
+            await _note_all(tx, tries, now)
+            last = await tx.fetchval("SELECT coalesce(max(number), 0) FROM webhook_deliveries")
+            made = await _fan_out(tx) if limit and look["events"] else 0
+            fresh = await tx.fetch(FRESH, last, limit) if made and not look["waits"] else ()
+            return made, await _take(tx, fresh, alone, owner)
+
+        if tries or (limit and look["events"]):
+            made, fresh = await self._engine.write(begun, durably=not look["waits"])
+        if fresh or not limit or not (look["waits"] or made or tries):
+            return fresh, bool(fresh)
+        due = await self._engine.read(lambda tx: tx.fetch(DUE, *here, limit), long=True)
+        more = made == EVENTS_AT_ONCE or len(due) == limit or any(row["several"] for row in due)
         fails = [row["number"] for row in due if row["failing"]][max(failing, 0) :]
-        numbers = [row["number"] for row in due if row["number"] not in fails]
-        if not numbers:
-            return [], left
-
-        async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
-            taken = await tx.fetch(TAKE, numbers, int(alone), owner)
-            ids = [row["webhook_id"] for row in taken]
-            found = await tx.fetch("SELECT * FROM webhooks WHERE id = ANY($1::text[])", ids)
-            webhooks = {row["id"]: to_webhook(row) for row in found}
-            return [
-                (to_delivery(row), webhooks[row["webhook_id"]])
-                for row in taken
-                if row["webhook_id"] in webhooks
-            ]
-
-        more = left or len(due) == limit or any(row["several"] for row in due)
-        return await self._engine.write(work, durably=True), more
+        chosen = [row for row in due if row["number"] not in fails]
+        if not chosen:
+            return [], made == EVENTS_AT_ONCE
+        return await self._engine.write(lambda tx: _take(tx, chosen, alone, owner), durably=True), more
 
     async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
         """Note how tries went, but those that another host has taken over, or that were begun anew."""
-
-        async def work(tx: Tx) -> None:
-            for delivery, tried in tries:
-                await _note(tx, delivery, tried, now)
-
-        if any(tried.disable for _, tried in tries):
-            await self._fan_out_all()
-        await self._engine.write(work)
+        await self._before_disabling(tries)
+        await self._engine.write(lambda tx: _note_all(tx, tries, now))
 
     async def sweep(self, now: int) -> list[str]:
         """End what waited for too long, and the oldest of too many; returns whose are too many for the
@@ -263,20 +277,36 @@ class Webhooks(Noun):
         (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
         return found
 
+    async def _before_disabling(self, tries: Sequence[tuple[WebhookDelivery, Tried]]) -> None:
+        if any(tried.disable for _, tried in tries):
+            await self._fan_out_all()
+
     async def _fan_out_all(self) -> None:
         """Make all that happened deliveries for the webhooks as they are: before one of them changes."""
-        while await self._fan_out():
-            pass
+        while await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1")):
+            await self._engine.write(_fan_out)
 
-    async def _fan_out(self) -> bool:
-        """Make some of what happened deliveries, so few that no run waits; returns whether there is more."""
 
-        async def work(tx: Tx) -> int:
-            await tx.lock("webhooks", "events")
-            return await tx.execute(SOME)
+async def _fan_out(tx: Tx) -> int:
+    """Make some of what happened deliveries, so few that no run waits."""
+    await tx.lock("webhooks", "events")
+    return await tx.execute(SOME)
 
-        any_there = await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1"))
-        return bool(any_there) and await self._engine.write(work) == EVENTS_AT_ONCE
+
+async def _take(
+    tx: Tx, chosen: Sequence[Row], alone: bool, owner: str
+) -> list[tuple[WebhookDelivery, Webhook]]:
+    numbers = [row["number"] for row in chosen]
+    taken = await tx.fetch(TAKE, numbers, int(alone), owner) if numbers else ()
+    ids = [row["webhook_id"] for row in taken]
+    found = await tx.fetch("SELECT * FROM webhooks WHERE id = ANY($1::text[])", ids) if ids else ()
+    webhooks = {row["id"]: to_webhook(row) for row in found}
+    return [(to_delivery(row), webhooks[row["webhook_id"]]) for row in taken if row["webhook_id"] in webhooks]
+
+
+async def _note_all(tx: Tx, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
+    for delivery, tried in tries:
+        await _note(tx, delivery, tried, now)
 
 
 async def _note(tx: Tx, delivery: WebhookDelivery, tried: Tried, now: int) -> None:
