@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Final
 
 import anyio
@@ -29,38 +30,8 @@ from shared.secrets import read_regular
 from shared.settings import Settings, load
 from shared.settings.security_yml import NAME
 
-CONFIG = """{
-  "version": 3,
-  "agents": {
-    "defaults": {
-      "restrict_to_workspace": true,
-      "model_name": "default"
-    }
-  },
-  "model_list": [
-    {"model_name": "default", "model": "claude-sonnet-5-5"}
-  ]
-}
-"""
-
-SECURITY = """# Secrets of PicoClaw, for your eyes alone: keep the mode at 0600.
-# `picoclaw secrets` edits this file and keeps its comments.
-#
-# model_list:
-#   default: {{api_keys: ["sk-..."]}}
-# channels:
-#   telegram: {{token: "123:abc"}}
-
-api_token: "{token}"
-
-# Encrypts what is kept of sign-ins at MCP servers. The same on all hosts that share a store.
-seal_key: "{seal_key}"
-"""
-
-PERSONA = """# Who you are here
-
-Write down what the agent should always know: who you are, how it should sound, what it must not do.
-"""
+NEW_HOME: Final = Path(__file__).with_name("new_home")
+"""What ``init`` puts into a home."""
 
 NEXT = """
 
@@ -78,9 +49,9 @@ def init(json: Json = False) -> None:
         *_directories(HOMES_MODE, settings.home),
         *_directories(0o755 if HOMES_MODE & 1 else 0o700, settings.skills_dir),
         *_directories(0o700, settings.config_dir, settings.memory_dir, settings.local_db_path.parent),
-        *_file(settings.config_path, CONFIG),
+        *_file(settings.config_path, _new("config.json")),
         *_file(settings.config_dir / NAME, new_secrets()),
-        *_file(settings.memory_dir / "CLAUDE.md", PERSONA),
+        *_file(settings.memory_dir / "CLAUDE.md", _new("persona.md")),
     ]
     lines = [f"made {shown(str(path))}" for path in made]
     words = "\n".join(lines or ["Everything is there already; nothing was changed."])
@@ -89,7 +60,12 @@ def init(json: Json = False) -> None:
 
 def new_secrets() -> str:
     """Return a .security.yml with secrets that were just made."""
-    return SECURITY.format(token=secrets.token_urlsafe(32), seal_key=secrets.token_urlsafe(32))
+    made = {name: secrets.token_urlsafe(32) for name in ("token", "seal_key")}
+    return Template(_new("security.yml")).substitute(made)
+
+
+def _new(name: str) -> str:
+    return (NEW_HOME / name).read_text("utf-8")
 
 
 def _directories(mode: int, *paths: Path) -> list[Path]:
