@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 
-from shared import schedules
+from shared import schedules, task_edits
 from shared.clock import now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
@@ -19,15 +19,6 @@ from shared.schedules import ON_TIME_MS
 from shared.store.sql.task_rows import BACKOFF_MS
 from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store
-from shared.task_edits import (
-    check_room,
-    checked,
-    checked_ends_at,
-    checked_id,
-    edited,
-    first_slot,
-    parsed,
-)
 from shared.task_values import Task, TaskRun, TaskStatus
 from shared.values import Page
 
@@ -81,28 +72,28 @@ class TaskService:
         ``output_schema``: JSON that was checked.
         """
         moment = now_ms() if now is None else now
-        schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
+        schedule = task_edits.parsed(schedule_type, schedule_value, timezone, self._default_timezone)
         task = Task(
-            id=reach.stored(checked_id(id)) if id else checked_id(id),
+            id=reach.stored(task_edits.checked_id(id)) if id else task_edits.checked_id(id),
             conversation_id="",
-            prompt=checked("prompt", prompt),
+            prompt=task_edits.checked("prompt", prompt),
             schedule_type=schedule.type,
             schedule_value=schedule.value,
             timezone=schedule.timezone,
-            context_mode=checked("context_mode", context_mode),
-            catch_up=checked("catch_up", catch_up),
+            context_mode=task_edits.checked("context_mode", context_mode),
+            catch_up=task_edits.checked("catch_up", catch_up),
             status=TaskStatus.ACTIVE,
-            next_run=first_slot(schedule, moment, run_if_past=run_if_past),
+            next_run=task_edits.first_slot(schedule, moment, run_if_past=run_if_past),
             attempts=0,
             revision=0,
             created_at=moment,
             updated_at=moment,
-            deliver=checked("deliver", deliver),
-            ends_at=checked_ends_at(ends_at, schedule.timezone, moment),
-            max_runs=checked("max_runs", max_runs),
+            deliver=task_edits.checked("deliver", deliver),
+            ends_at=task_edits.checked_ends_at(ends_at, schedule.timezone, moment),
+            max_runs=task_edits.checked("max_runs", max_runs),
             output_schema=output_schema,
         )
-        check_room(task)
+        task_edits.check_room(task)
         home = await self._home(reach, conversation_id, task.context_mode)
         task = replace(task, conversation_id=home or new_id(CONVERSATION))
         alone_for = None if home else reach.principal_id or OPERATOR
@@ -120,7 +111,7 @@ class TaskService:
         self, reach: Reach, *, status: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
-        wanted = None if status is None else TaskStatus(checked("status", status))
+        wanted = None if status is None else TaskStatus(task_edits.checked("status", status))
         return await self._store.tasks.page(reach, status=wanted, limit=_checked_limit(limit), cursor=cursor)
 
     async def update(
@@ -130,7 +121,7 @@ class TaskService:
         moment = now_ms() if now is None else now
         for _ in range(EDITS):
             task = await self.get(task_id, reach)
-            changed = edited(task, fields, moment, self._default_timezone)
+            changed = task_edits.edited(task, fields, moment, self._default_timezone)
             if changed.context_mode == "group" and task.context_mode != "group":
                 await self._home(EVERYTHING, task.conversation_id, "group")
             if changed == task:
@@ -177,9 +168,9 @@ class TaskService:
                 EVERYTHING, status=TaskStatus.ACTIVE, limit=LOOKED_AT_ONCE, cursor=cursor
             )
             for task in page.items:
-                edited = _planned_anew(task, now)
-                if edited is not None and await self._store.tasks.replace(
-                    edited, EVERYTHING, expected_revision=task.revision
+                anew = _planned_anew(task, now)
+                if anew is not None and await self._store.tasks.replace(
+                    anew, EVERYTHING, expected_revision=task.revision
                 ):
                     planned.append(task.id)
             cursor = page.next_cursor

@@ -18,16 +18,8 @@ from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import Attached, RunSpec
+from shared import errors
 from shared.clock import now_ms
-from shared.errors import (
-    ConversationBusy,
-    Draining,
-    KeyTaken,
-    NotFound,
-    PicoError,
-    TooManyRequests,
-    Unavailable,
-)
 from shared.ids import RUN, new_id
 from shared.store.sql.chats import Saying, Update, told_of
 from shared.store.store import Store
@@ -182,16 +174,16 @@ class Turns:
         while True:
             try:
                 return turn, await self._try(turn, attached)
-            except NotFound:
+            except errors.NotFound:
                 # Deleted a moment ago: the chat gets another one.
                 turn = replace(turn, conversation_id=await self._commands.home(turn.message))
-            except Draining:
+            except errors.Draining:
                 # The next start goes on with what is in the store.
                 await anyio.sleep_forever()
-            except (ConversationBusy, TooManyRequests, Unavailable) as error:
+            except (errors.ConversationBusy, errors.TooManyRequests, errors.Unavailable) as error:
                 await anyio.sleep(error.retry_after or pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
-            except PicoError as error:
+            except errors.PicoError as error:
                 return turn, {"status": "error", "error": error.message, "result": ""}
 
     async def _try(self, turn: _Turn, attached: Attached | None) -> Answer:
@@ -218,7 +210,7 @@ class Turns:
             await self._book.attach(part.number, run_id, turn.conversation_id)
         try:
             run = await self._runs.start(spec)
-        except KeyTaken as taken:
+        except errors.KeyTaken as taken:
             return await self._runs.joined(taken.answer)
         return await self._shown(turn, run)
 
@@ -238,7 +230,7 @@ class Turns:
             tasks.start_soon(draft.show, one_by_one(events))
             try:
                 answer: Answer = await run.wait()
-            except PicoError as error:
+            except errors.PicoError as error:
                 answer = {"status": "error", "run_id": lease.run_id, "error": error.message, "result": ""}
             finally:
                 draft.stop()
@@ -257,7 +249,7 @@ class Turns:
             )
         try:
             await self._book.settle(number, turn.conversation_id, saying, now)
-        except NotFound:
+        except errors.NotFound:
             await self._book.settle(number, turn.conversation_id, None, now)
         for part in turn.rest:
             await self._book.settle(part.number, turn.conversation_id, None, now)

@@ -20,17 +20,8 @@ from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
-from shared import jsons
+from shared import errors, jsons
 from shared.clock import now_ms
-from shared.errors import (
-    Conflict,
-    Duplicate,
-    InvalidInput,
-    NoConversation,
-    PicoError,
-    Suspended,
-    Unauthorized,
-)
 from shared.ids import TOKEN, Token, new_id
 from shared.principals import OPERATOR, SIGNED, Principal, PrincipalStatus, stored_name
 from shared.store.sql.tokens import MINUTE_MS
@@ -76,14 +67,14 @@ class TokenBook:
                 stored, wanted.created_at, trusted=trusted, principal_id=whose
             )
         if conversation.principal_id != whose:
-            raise NoConversation(said)
+            raise errors.NoConversation(said)
         if conversation.temporary:
-            raise InvalidInput("conversation_id: is a task run's own and will be gone")
+            raise errors.InvalidInput("conversation_id: is a task run's own and will be gone")
         text = f"{TOKEN_PREFIX.decode()}{secrets.token_urlsafe(TOKEN_BYTES)}"
         token = replace(wanted, id=token_id, conversation_id=conversation.id)
         try:
             await self._store.tokens.add(token, hashlib.sha256(text.encode()).digest())
-        except Duplicate:
+        except errors.Duplicate:
             raise already_made(token_id) from None
         if key is not None:
             await self._store.runs.keep_answer(key, token_id, 201, {}, token.created_at)
@@ -130,7 +121,7 @@ class TokenBook:
             found = await self._store.tokens.find(caller.digest, now_ms())
             principal, ended = (found[1], False) if found else (None, True)
         if ended or principal is None:
-            raise Unauthorized("Unauthorized")
+            raise errors.Unauthorized("Unauthorized")
         _check_active(principal)
 
     async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
@@ -143,7 +134,7 @@ class TokenBook:
 
 def _check_active(principal: Principal) -> None:
     if principal.status is not PrincipalStatus.ACTIVE:
-        raise Suspended(principal.id)
+        raise errors.Suspended(principal.id)
 
 
 async def id_for(key: Idempotency | None, kind: str, store: Store) -> str:
@@ -159,9 +150,9 @@ async def id_for(key: Idempotency | None, kind: str, store: Store) -> str:
     return id_by(key, kind)
 
 
-def already_made(made_id: str) -> Conflict:
+def already_made(made_id: str) -> errors.Conflict:
     """Return the refusal of a repeated request, whose answer had a secret."""
-    return Conflict(
+    return errors.Conflict(
         f"Idempotency-Key: has made {made_id} already; its secret is not kept", code="already_made"
     )
 
@@ -170,10 +161,10 @@ OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What anyone may ask: whether the host lives. Compared with ``scope["path"]``, as the router does."""
 
 
-def failure(failures: RateLimit, address: str) -> Unauthorized:
+def failure(failures: RateLimit, address: str) -> errors.Unauthorized:
     """Count a failed authentication and return its answer; raises TooManyRequests for one too many."""
     failures.spend(address, "Too many failed authentications from this address.")
-    return Unauthorized("Unauthorized")
+    return errors.Unauthorized("Unauthorized")
 
 
 logger = logging.getLogger("picoclaw.auth")
@@ -209,7 +200,7 @@ class OpenRequests:
                 del self._open[ending]
         if not ending.cancelled_caught:
             return
-        ended = Unauthorized(TOKEN_ENDED, code="token_ended")
+        ended = errors.Unauthorized(TOKEN_ENDED, code="token_ended")
         if started is None:
             raise ended
         if VERBATIM in scope:
@@ -225,7 +216,7 @@ class OpenRequests:
                 await self.store_used()
                 if self._open:
                     await self._look()
-            except PicoError as error:
+            except errors.PicoError as error:
                 logger.warning("Whether tokens have ended can't be seen: %s", error.message)
 
     async def store_used(self) -> None:
@@ -263,7 +254,7 @@ def _is_stream(started: Message) -> bool:
     return any(kind.startswith(b"text/event-stream") for kind in kinds)
 
 
-def _last_event(ended: PicoError, scope: Scope) -> bytes:
+def _last_event(ended: errors.PicoError, scope: Scope) -> bytes:
     if scope["path"].startswith(PREFIX):
         return as_event(error_body(ended))
     return b"event: error\ndata: %b\n\n" % jsons.dump_bytes({"error": ended.message, "code": ended.code})

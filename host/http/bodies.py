@@ -19,18 +19,7 @@ from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from shared import jsons
-from shared.errors import (
-    AlreadyDecided,
-    ApprovalPending,
-    ConversationBusy,
-    InvalidInput,
-    MethodNotAllowed,
-    NotJson,
-    PicoError,
-    RangeUnsatisfiable,
-    TooLarge,
-)
+from shared import errors, jsons
 from shared.shapes import Shape
 from shared.values import Idempotency
 
@@ -59,28 +48,28 @@ class JSON(Response, Generic[A]):
         return jsons.dump_bytes(content)
 
 
-def error_response(error: PicoError, request_id: str) -> JSON[ErrorShape]:
+def error_response(error: errors.PicoError, request_id: str) -> JSON[ErrorShape]:
     """Return the error as every error leaves: a sentence, a code, the request's id."""
     body: ErrorShape = {"error": error.message, "code": error.code, "request_id": request_id}
-    if isinstance(error, ConversationBusy | ApprovalPending):
+    if isinstance(error, errors.ConversationBusy | errors.ApprovalPending):
         body["conversation_id"] = error.conversation_id
-    if isinstance(error, ApprovalPending):
+    if isinstance(error, errors.ApprovalPending):
         body["approval_ids"] = error.approval_ids
-    if isinstance(error, AlreadyDecided):
+    if isinstance(error, errors.AlreadyDecided):
         body["decision"] = error.decision
     return JSON(body, status_code=error.status, headers=error_headers(error))
 
 
-def error_headers(error: PicoError) -> dict[str, str]:
+def error_headers(error: errors.PicoError) -> dict[str, str]:
     """Return what an error says beside its body."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 408:
         headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, MethodNotAllowed):
+    if isinstance(error, errors.MethodNotAllowed):
         headers["Allow"] = error.allowed
-    if isinstance(error, RangeUnsatisfiable):
+    if isinstance(error, errors.RangeUnsatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return headers
 
@@ -108,7 +97,7 @@ CAME: Final = "body_came"
 """Is in a request's scope once its body has come, so that nobody has to wait for it."""
 
 
-class TooManyValues(InvalidInput):
+class TooManyValues(errors.InvalidInput):
     """The body's JSON holds more than is made into objects."""
 
 
@@ -176,7 +165,7 @@ async def read_body(request: Request, model: type[M]) -> M:
 def _large(raw: bytes, model: type[M], most: int) -> tuple[str, M]:
     """Return the digest of a body, and what it says, if no more than ``most`` bytes are no files."""
     if len(raw) - sum(len(data[0]) for data in _DATA.finditer(raw)) > most:
-        raise TooLarge(f"The body is larger than {most} bytes without the data of its files.")
+        raise errors.TooLarge(f"The body is larger than {most} bytes without the data of its files.")
     return hashlib.sha256(raw).hexdigest(), parsed(raw, model)
 
 
@@ -192,15 +181,17 @@ def parsed(raw: bytes, model: type[M]) -> M:
     try:
         value = jsons.loads(raw or b"{}")
     except jsons.JSONDecodeError as error:
-        raise InvalidInput(f"body: is not valid JSON in UTF-8 (line {error.lineno})") from error
+        raise errors.InvalidInput(f"body: is not valid JSON in UTF-8 (line {error.lineno})") from error
     except RecursionError as error:
-        raise InvalidInput("body: is nested too deeply") from error
+        raise errors.InvalidInput("body: is nested too deeply") from error
     if not isinstance(value, dict):
-        raise InvalidInput("body: must be a JSON object")
+        raise errors.InvalidInput("body: must be a JSON object")
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise InvalidInput(_sentence(error.errors(include_url=False, include_input=False)[0])) from None
+        raise errors.InvalidInput(
+            _sentence(error.errors(include_url=False, include_input=False)[0])
+        ) from None
 
 
 async def raw_body(request: Request) -> bytes:
@@ -208,12 +199,12 @@ async def raw_body(request: Request) -> bytes:
     declared = request.headers.get("content-type", "application/json")
     kind = declared.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise NotJson("Content-Type: must be application/json")
+        raise errors.NotJson("Content-Type: must be application/json")
     try:
         raw = await request.body()
     except ClientDisconnect:
         # Nobody reads the answer; the log shows what it was, without a trace.
-        raise InvalidInput("body: ended before it was whole") from None
+        raise errors.InvalidInput("body: ended before it was whole") from None
     if len(raw) > MOST_PARTS and not await anyio.to_thread.run_sync(jsons.few, raw, MOST_PARTS):
         raise TooManyValues(f"body: has more than {MOST_PARTS} values, names and brackets")
     return raw
@@ -225,7 +216,7 @@ async def idempotency(request: Request) -> Idempotency | None:
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
-        raise InvalidInput(f"Idempotency-Key: must be 1 to {LONGEST_KEY} printable characters")
+        raise errors.InvalidInput(f"Idempotency-Key: must be 1 to {LONGEST_KEY} printable characters")
     return Idempotency(
         request.scope["caller"].stored(request.scope["path"]),
         key,

@@ -26,40 +26,26 @@ from host.http.lent_bodies import PIECE, LentBody
 from host.http.runs import until_gone
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry import Metrics
-from shared.errors import (
-    DiskFull,
-    Exists,
-    FileTooLarge,
-    Forbidden,
-    InvalidInput,
-    IsDirectory,
-    NotEmpty,
-    NotFound,
-    PicoError,
-    PreconditionFailed,
-    ReadOnly,
-    Unavailable,
-    WorkspaceFull,
-)
+from shared import errors
 
 MOST_OF_ONE: Final = 4
 MOST: Final = 64
 _THREADS: Final = 8
 
-_REFUSALS: Final[Mapping[str, type[PicoError]]] = {
-    "ENOENT": NotFound,
-    "ENOTDIR": NotFound,
-    "EACCES": Forbidden,
-    "EPERM": Forbidden,
-    "EROFS": ReadOnly,
-    "read_only": ReadOnly,
-    "is_directory": IsDirectory,
-    "ENOTEMPTY": NotEmpty,
-    "EEXIST": Exists,
-    "precondition_failed": PreconditionFailed,
-    "workspace_full": WorkspaceFull,
-    "ENOSPC": DiskFull,
-    "EDQUOT": DiskFull,
+_REFUSALS: Final[Mapping[str, type[errors.PicoError]]] = {
+    "ENOENT": errors.NotFound,
+    "ENOTDIR": errors.NotFound,
+    "EACCES": errors.Forbidden,
+    "EPERM": errors.Forbidden,
+    "EROFS": errors.ReadOnly,
+    "read_only": errors.ReadOnly,
+    "is_directory": errors.IsDirectory,
+    "ENOTEMPTY": errors.NotEmpty,
+    "EEXIST": errors.Exists,
+    "precondition_failed": errors.PreconditionFailed,
+    "workspace_full": errors.WorkspaceFull,
+    "ENOSPC": errors.DiskFull,
+    "EDQUOT": errors.DiskFull,
 }
 """What the sandbox's codes are over HTTP; another one is a path that can't be used."""
 
@@ -82,12 +68,12 @@ class Streams:
         if self._open[principal_id] >= MOST_OF_ONE or self._open.total() >= MOST:
             self.counts.files_refused["busy"] += 1
             sentence = f"{MOST_OF_ONE} files of a principal and {MOST} of a host move at once; try again."
-            raise Unavailable(sentence, code="busy", retry_after=1)
+            raise errors.Unavailable(sentence, code="busy", retry_after=1)
         self._open[principal_id] += 1
         self.counts.file_streams += 1
         try:
             yield
-        except PicoError as error:
+        except errors.PicoError as error:
             self.counts.files_refused[error.code] += 1
             raise
         finally:
@@ -109,16 +95,16 @@ def refusals() -> Iterator[None]:
         raise _error(str(fault).replace("./", "", 1), fault.code) from None
 
 
-def _error(sentence: str, code: str) -> PicoError:
+def _error(sentence: str, code: str) -> errors.PicoError:
     if kind := _REFUSALS.get(code):
         return kind(sentence)
-    return InvalidInput(f"path: {sentence}") if code else Unavailable(sentence, retry_after=1)
+    return errors.InvalidInput(f"path: {sentence}") if code else errors.Unavailable(sentence, retry_after=1)
 
 
 def require_size(size: int, most: int) -> None:
     """Raise FileTooLarge for more than ``most`` bytes."""
     if size > most:
-        raise FileTooLarge(f"The file is larger than {most >> 20} MiB (files.max_mb).")
+        raise errors.FileTooLarge(f"The file is larger than {most >> 20} MiB (files.max_mb).")
 
 
 def etag_of(descriptor: int) -> str:
@@ -157,7 +143,7 @@ class Upload:
         with refusals():
             self._begun = await self._sandbox.file(self._workspace, "begin_upload", wanted)
         if not stat.S_ISREG(os.fstat(self._begun["descriptor"]).st_mode):
-            raise Unavailable("the sandbox gave no file")
+            raise errors.Unavailable("the sandbox gave no file")
 
     async def write(self, data: bytes, lent: LentBody | None = None) -> None:
         """Add to it, waiting for disk and quota: data, and what comes at once of a lent body.

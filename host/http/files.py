@@ -12,6 +12,7 @@ from typing import Final, Literal, NotRequired
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from host.http import file_streams
 from host.http.auth import TokenBook
 from host.http.bodies import JSON, Body, NotBlank
 from host.http.callers import caller_of
@@ -27,16 +28,6 @@ from host.http.file_requests import (
     tags,
 )
 from host.http.file_sets import FOLDER, Form, TarDownload
-from host.http.file_streams import (
-    Download,
-    Streams,
-    Upload,
-    digest_of,
-    etag_of,
-    refusals,
-    require_size,
-    uploading,
-)
 from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
 from host.ports import Sandbox, Workspace
@@ -126,7 +117,7 @@ class FilesApi(Api):
         self._spaces = spaces
         self._tokens = tokens
         self._most = settings.files.max_mb << 20
-        self._streams = Streams(counts)
+        self._streams = file_streams.Streams(counts)
 
     async def _workspace(self, request: Request) -> Workspace:
         """Return where the conversation of a request works, with its trust; raises NoConversation."""
@@ -149,7 +140,7 @@ class FilesApi(Api):
         workspace = await self._workspace(request)
         if (kind := request.query_params.get(FORMAT.name)) is not None:
             return await self._archive(request, workspace, kind, prefix)
-        with refusals():
+        with file_streams.refusals():
             found = await self._sandbox.file(workspace, "list_files", wanted)
         page = found["files"][: asked["limit"]]
         files: list[FileShape] = [
@@ -191,7 +182,7 @@ class FilesApi(Api):
         path, workspace = path_of(request), await self._workspace(request)
         with contextlib.ExitStack() as held:
             held.enter_context(self._streams.one(caller_of(request).principal.id))
-            with refusals():
+            with file_streams.refusals():
                 found = await self._sandbox.file(workspace, "open_file", {"path": path})
             held.callback(os.close, found["descriptor"])
             if not stat.S_ISREG(os.fstat(found["descriptor"]).st_mode):
@@ -201,7 +192,7 @@ class FilesApi(Api):
     async def _answer(
         self, request: Request, path: str, descriptor: int, held: contextlib.ExitStack
     ) -> Response:
-        tag, status = etag_of(descriptor), os.fstat(descriptor)
+        tag, status = file_streams.etag_of(descriptor), os.fstat(descriptor)
         headers = {"etag": f'"{tag}"', "last-modified": email.utils.formatdate(status.st_mtime, usegmt=True)}
         match, unless = tags(request, "if-match"), tags(request, "if-none-match")
         if match is not None and {"*", tag}.isdisjoint(match):
@@ -213,10 +204,12 @@ class FilesApi(Api):
         if span is not None:
             headers["content-range"] = f"bytes {span[0]}-{span[1] - 1}/{status.st_size}"
         if SHA256.flag(request):
-            headers["x-content-sha256"] = await self._streams.thread(partial(digest_of, descriptor))
+            headers["x-content-sha256"] = await self._streams.thread(
+                partial(file_streams.digest_of, descriptor)
+            )
         code = 200 if span is None else 206
         whole = (0, status.st_size)
-        return Download(self._streams, descriptor, held.pop_all(), span or whole, headers, code)
+        return file_streams.Download(self._streams, descriptor, held.pop_all(), span or whole, headers, code)
 
     @operation(
         "PUT",
@@ -234,12 +227,12 @@ class FilesApi(Api):
         if "content-range" in request.headers:
             raise InvalidInput("Content-Range: a file is stored whole")
         declared = request.headers.get("content-length", "")
-        require_size(int(declared) if declared.isdigit() else 0, self._most)
+        file_streams.require_size(int(declared) if declared.isdigit() else 0, self._most)
         wanted = {"path": path, **conditions(request)}
         lend = request.scope.get(LEND, contextlib.nullcontext)
         with self._streams.one(caller_of(request).principal.id), _said_idle():
             workspace = await self._workspace(request)
-            async with uploading(self._upload(workspace), wanted) as upload:
+            async with file_streams.uploading(self._upload(workspace), wanted) as upload:
                 async for data in request.stream():
                     with lend() as lent:
                         await upload.write(data, lent)
@@ -252,10 +245,10 @@ class FilesApi(Api):
             headers={"etag": f'"{done["etag"]}"'},
         )
 
-    def _upload(self, workspace: Workspace) -> Upload:
-        return Upload(self._streams, self._sandbox, workspace, self._most)
+    def _upload(self, workspace: Workspace) -> file_streams.Upload:
+        return file_streams.Upload(self._streams, self._sandbox, workspace, self._most)
 
-    def _stored(self, path: str, upload: Upload) -> StoredFileShape:
+    def _stored(self, path: str, upload: file_streams.Upload) -> StoredFileShape:
         found: StoredFileShape = {"path": path, "size": upload.size, "sha256": upload.sha256}
         if self._store.several_hosts:
             found["host"] = platform.node()
@@ -282,7 +275,7 @@ class FilesApi(Api):
         async with contextlib.AsyncExitStack() as held:
             held.enter_context(self._streams.one(caller_of(request).principal.id))
             held.enter_context(_said_idle())
-            await form.read(request, lambda: uploading(self._upload(workspace), {}), held)
+            await form.read(request, lambda: file_streams.uploading(self._upload(workspace), {}), held)
             paths = form.paths()
             await self._require_still_there(request)
             for path, upload in paths:
@@ -295,7 +288,7 @@ class FilesApi(Api):
         target = checked_path(body.move_to.encode(errors="replace").split(b"/"))
         wanted = {"path": path_of(request), "target": target, **conditions(request)}
         workspace = await self._workspace(request)
-        with refusals():
+        with file_streams.refusals():
             await self._sandbox.file(workspace, "move_path", wanted)
         return {"path": target}
 
@@ -304,7 +297,7 @@ class FilesApi(Api):
         """Delete a file, a link or an empty directory."""
         wanted = {"path": path_of(request), "recursive": RECURSIVE.flag(request), **conditions(request)}
         workspace = await self._workspace(request)
-        with refusals():
+        with file_streams.refusals():
             await self._sandbox.file(workspace, "delete_path", wanted)
 
     @operation("POST", "/files", scope="files", listed=False)

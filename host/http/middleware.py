@@ -26,18 +26,8 @@ from host.http.callers import Caller, SaidNames, operator
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
 from host.telemetry import Metrics
+from shared import errors
 from shared.clock import monotonic_ms
-from shared.errors import (
-    BodyTimeout,
-    MethodNotAllowed,
-    Misconfigured,
-    NotFound,
-    PicoError,
-    Suspended,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-)
 from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
 from shared.principals import Actor
@@ -130,21 +120,21 @@ def _given(scope: Scope) -> str | None:
     return None
 
 
-def _known(error: Exception, scope: Scope) -> PicoError:
-    if isinstance(error, PicoError):
+def _known(error: Exception, scope: Scope) -> errors.PicoError:
+    if isinstance(error, errors.PicoError):
         return error
     if isinstance(error, HTTPException):
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return NotFound("There is nothing at this path.")
+            return errors.NotFound("There is nothing at this path.")
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
             sentence = f"{scope['method']} is not possible here; possible: {allowed}."
-            return MethodNotAllowed(sentence, allowed=allowed)
+            return errors.MethodNotAllowed(sentence, allowed=allowed)
     logger.exception("A request failed inside the host")
-    return PicoError("The request failed inside the host.")
+    return errors.PicoError("The request failed inside the host.")
 
 
-def _answer(error: PicoError, scope: Scope) -> Response:
+def _answer(error: errors.PicoError, scope: Scope) -> Response:
     if scope["path"].startswith(PREFIX):
         return openai_error(error, error_headers(error))
     return error_response(error, scope["request_id"])
@@ -207,18 +197,18 @@ class BodyLimit:
     def _hold(self, scope: Scope) -> None:
         if id(scope) not in self._large and len(self._large) >= MOST_LARGE:
             sentence = f"{MOST_LARGE} bodies above {BODY_LIMIT} bytes come at once; try again."
-            raise Unavailable(sentence, code="busy", retry_after=1)
+            raise errors.Unavailable(sentence, code="busy", retry_after=1)
         self._large.add(id(scope))
 
 
 async def _in_time(receive: Receive) -> Message:
     with anyio.move_on_after(SILENCE_S):
         return await receive()
-    raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
+    raise errors.BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
 
 
-def _too_large(limit: float) -> TooLarge:
-    return TooLarge(f"The body is larger than {limit} bytes.")
+def _too_large(limit: float) -> errors.TooLarge:
+    return errors.TooLarge(f"The body is larger than {limit} bytes.")
 
 
 class Bearer:
@@ -277,9 +267,9 @@ class Bearer:
         """Return whether a token that isn't the operator's is another's, who guesses nothing."""
         try:
             return await self._book.bearer(token, digest) is not None
-        except Suspended:
+        except errors.Suspended:
             return True
-        except PicoError:
+        except errors.PicoError:
             return False
 
     def _accepts(self, digest: bytes) -> bool:
@@ -291,13 +281,13 @@ class Bearer:
 
     async def _caller(self, scope: Scope) -> Caller:
         if not self._digests:
-            raise Misconfigured("API_TOKEN is not configured")
+            raise errors.Misconfigured("API_TOKEN is not configured")
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
         accepted = self._accepts(digest)
         if token is None:
             # Nobody guesses tokens by sending none: programs ask in this way what they have to send.
-            raise Unauthorized("Unauthorized")
+            raise errors.Unauthorized("Unauthorized")
         caller = self._operator if accepted else await self._book.bearer(token, digest)
         if caller is None:
             raise failure(self._failures, _address(scope))

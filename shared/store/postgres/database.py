@@ -19,24 +19,14 @@ from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
 from shared.principals import SIGNED
 from shared.store.contract import Tx, Work, acting
-from shared.store.postgres.driver import (
-    CANCELLED,
-    Connection,
-    Pool,
-    PostgresTx,
-    cure,
-    is_away,
-    is_server_error,
-    make_pool,
-    sqlstate,
-)
+from shared.store.postgres import driver
 
 logger = logging.getLogger("picoclaw.store")
 
 T = TypeVar("T")
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"
-UNDONE: Final = ("40001", "40P01", "55P03", CANCELLED)
+UNDONE: Final = ("40001", "40P01", "55P03", driver.CANCELLED)
 """Serialisation failure, deadlock, a lock or a statement that took too long: the server undid it all, so that
 it may be run again."""
 
@@ -95,8 +85,8 @@ class _Trials:
     def failed(self, error: Exception) -> None:
         """Note a failure, and whether it was the last."""
         self.error = error
-        self._undone += is_server_error(error, *UNDONE)
-        self.over = self._undone >= TRIES or (is_away(error) and monotonic_ms() >= self.deadline)
+        self._undone += driver.is_server_error(error, *UNDONE)
+        self.over = self._undone >= TRIES or (driver.is_away(error) and monotonic_ms() >= self.deadline)
 
     async def pause(self) -> None:
         """Wait a little longer each time."""
@@ -106,9 +96,9 @@ class _Trials:
 
     def sentence(self) -> Unavailable:
         """Return what a caller is told."""
-        if sqlstate(self.error) not in (None, *UNDONE):
+        if driver.sqlstate(self.error) not in (None, *UNDONE):
             return Unavailable("The database refuses the host: try again", retry_after=2)
-        if self.error is not None and is_away(self.error):
+        if self.error is not None and driver.is_away(self.error):
             return Unavailable("The database cannot be reached: try again", retry_after=2)
         return Unavailable("The database is busy: try again", retry_after=1)
 
@@ -130,7 +120,7 @@ class Database:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._pool: Pool | None = None
+        self._pool: driver.Pool | None = None
         self._opening = anyio.Lock()
         self._failing: set[str] = set()
 
@@ -197,9 +187,9 @@ class Database:
                         return cast(T, unknown.result)
                 except Exception as error:
                     trials.failed(error)
-                    if is_away(error) and not self._is_denied(error):
+                    if driver.is_away(error) and not self._is_denied(error):
                         self._note(attempt, error)
-                    elif not is_server_error(error, *UNDONE):
+                    elif not driver.is_server_error(error, *UNDONE):
                         raise
                 else:
                     self._note(attempt)
@@ -214,7 +204,7 @@ class Database:
         return await self._plainly(work)
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Connection]:
+    async def _lent(self) -> AsyncIterator[driver.Connection]:
         pool = await self._opened()
         async with pool.acquire(timeout=CONNECTION_S) as connection:
             try:
@@ -227,13 +217,13 @@ class Database:
 
     async def _plainly(self, work: Work[T]) -> T:
         async with self._lent() as connection:
-            return await work(PostgresTx(connection))
+            return await work(driver.PostgresTx(connection))
 
     async def _in_transaction(self, work: Work[T], *, knowably: bool = False) -> T:
         async with self._lent() as connection:
             transaction = connection.transaction()
             await transaction.start()
-            tx = PostgresTx(connection)
+            tx = driver.PostgresTx(connection)
             try:
                 if self._place.token is not None:
                     # For this transaction alone, so that a pooler can't hand it to somebody else.
@@ -252,7 +242,7 @@ class Database:
             try:
                 await transaction.commit()
             except Exception as error:
-                if is_away(error):
+                if driver.is_away(error):
                     raise _Unknown(xid, mark, result) from error
                 raise
             return result
@@ -265,9 +255,9 @@ class Database:
                 status, marked = await self._plainly(lambda tx: _fate(tx, unknown))
             except Exception as error:
                 # After a crash the server may not have come to this number yet: it never was on the disk.
-                if is_server_error(error, NOT_YET):
+                if driver.is_server_error(error, NOT_YET):
                     return False
-                if not is_away(error):
+                if not driver.is_away(error):
                     raise
             else:
                 # A crash may give the number to another transaction: only the mark tells whose it was.
@@ -278,19 +268,19 @@ class Database:
             "The database went away while this was being stored; look before you try again", retry_after=2
         )
 
-    async def _opened(self) -> Pool:
+    async def _opened(self) -> driver.Pool:
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
                     place = self._place
-                    self._pool = await make_pool(
+                    self._pool = await driver.make_pool(
                         place.url, most=place.connections, pooled=place.pooled, owner=place.owner
                     )
         return self._pool
 
     def _is_denied(self, error: Exception) -> bool:
         """Return whether a tool server asked for what isn't its conversation's."""
-        return self._place.token is not None and is_server_error(error, INSUFFICIENT_PRIVILEGE)
+        return self._place.token is not None and driver.is_server_error(error, INSUFFICIENT_PRIVILEGE)
 
     def _note(self, attempt: Callable[..., Any], error: Exception | None = None) -> None:
         """Note how an attempt went, and say when that changes. A server may take reads and refuse writes."""
@@ -307,7 +297,7 @@ class Database:
 
 def words(error: BaseException | None) -> str:
     """Return what is wrong and what mends it, in the server's own words where it answered."""
-    state = sqlstate(error)
+    state = driver.sqlstate(error)
     if state is None:
         return "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
-    return f"refuses the host: {error} ({state}): {cure(state) or ANOTHER_PROGRAMS}"
+    return f"refuses the host: {error} ({state}): {driver.cure(state) or ANOTHER_PROGRAMS}"

@@ -25,19 +25,7 @@ from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFo
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun, writes
-from shared.store.sql import audit
-from shared.store.sql.steps import (
-    CANCELLED,
-    LAST_RUN,
-    LOCK,
-    PENDING,
-    SELECT,
-    STEP,
-    end_run,
-    expire_step,
-    settle,
-    to_approval,
-)
+from shared.store.sql import audit, steps
 from shared.values import Page, RunState
 
 OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
@@ -58,8 +46,8 @@ class Approvals(Noun):
 
     async def get(self, approval_id: str, principal_id: str | None) -> Approval | None:
         """Return a request of the principal (None: anybody's), or None."""
-        statement = f"{SELECT} WHERE a.id = $1 AND {OF_PRINCIPAL}"
-        return await self._one(to_approval, statement, approval_id, principal_id)
+        statement = f"{steps.SELECT} WHERE a.id = $1 AND {OF_PRINCIPAL}"
+        return await self._one(steps.to_approval, statement, approval_id, principal_id)
 
     async def page(
         self,
@@ -81,12 +69,14 @@ class Approvals(Noun):
             if value is not None:
                 values.append(value)
                 where.append(f"a.{column} = ${len(values) + 3}")
-        statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY a.number {order[1]} LIMIT $1"
-        return await self._page(to_approval, ("number",), statement, limit, principal_id, at, *values)
+        statement = f"{steps.SELECT} WHERE {' AND '.join(where)} ORDER BY a.number {order[1]} LIMIT $1"
+        return await self._page(steps.to_approval, ("number",), statement, limit, principal_id, at, *values)
 
     async def open_step(self, conversation_id: str) -> list[Approval]:
         """Return the requests of the conversation's step, in the order of its calls."""
-        return await self._all(to_approval, f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
+        return await self._all(
+            steps.to_approval, f"{steps.SELECT} WHERE a.{steps.STEP} ORDER BY a.number", conversation_id
+        )
 
     async def stopped(self, conversation_id: str) -> dict[str, Any]:
         """Return how far the subagents of the conversation's step came, by the call that began each."""
@@ -126,8 +116,8 @@ class Approvals(Noun):
 
     async def remembered(self, conversation_id: str) -> list[Approval]:
         """Return the calls that need no question in this conversation any more."""
-        statement = f"{SELECT} WHERE a.conversation_id = $1 AND a.remembered = 1 ORDER BY a.number"
-        return await self._all(to_approval, statement, conversation_id)
+        statement = f"{steps.SELECT} WHERE a.conversation_id = $1 AND a.remembered = 1 ORDER BY a.number"
+        return await self._all(steps.to_approval, statement, conversation_id)
 
     async def forget(self, conversation_id: str) -> int:
         """Ask about them again; returns how many they were."""
@@ -161,10 +151,10 @@ class Approvals(Noun):
         if answer.remember:
             await _check_remembered(tx, approval.conversation_id)
         await _go_on(tx, approval, answer, now)
-        row = rows.there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
-        whose = await tx.fetchval(LOCK, approval.conversation_id)
+        row = rows.there(await tx.fetchrow(f"{steps.SELECT} WHERE a.id = $1", approval_id))
+        whose = await tx.fetchval(steps.LOCK, approval.conversation_id)
         await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
-        return to_approval(row)
+        return steps.to_approval(row)
 
     async def ready(self, limit: int) -> list[Ready]:
         """Return steps of active principals that can go on, by turns of each, its longest waiting first."""
@@ -182,13 +172,13 @@ class Approvals(Noun):
         if await self._engine.read(lambda tx: tx.fetchval(state, run_id)) == RunState.RUNNING:
             return None
         whose = "a.conversation_id = (SELECT conversation_id FROM runs WHERE id = $1) AND a.run_id = $1"
-        statement = f"{SELECT} WHERE {whose} AND a.kind IN ('approval', 'question') ORDER BY a.number"
-        return await self._all(to_approval, statement, run_id)
+        statement = f"{steps.SELECT} WHERE {whose} AND a.kind IN ('approval', 'question') ORDER BY a.number"
+        return await self._all(steps.to_approval, statement, run_id)
 
     async def shown_and_decided(self) -> list[Approval]:
         """Return decided requests that messages of chats still have buttons for."""
         where = "a.shown IS NOT NULL AND a.status <> 'pending'"
-        return await self._all(to_approval, f"{SELECT} WHERE {where} ORDER BY a.number LIMIT 100")
+        return await self._all(steps.to_approval, f"{steps.SELECT} WHERE {where} ORDER BY a.number LIMIT 100")
 
     @writes(patient=True)
     async def show(self, tx: Tx, approval_id: str, place: Sequence[str], *, ends: bool = False) -> None:
@@ -203,28 +193,30 @@ class Approvals(Noun):
         """End the steps of which a request has expired; returns how many."""
         due = await self._engine.read(lambda tx: tx.fetch(DUE))
         for row in due:
-            await self._engine.write(partial(expire_step, conversation_id=row["conversation_id"], now=now))
+            await self._engine.write(
+                partial(steps.expire_step, conversation_id=row["conversation_id"], now=now)
+            )
         return len(due)
 
     @writes()
     async def drop(self, tx: Tx, conversation_id: str, now: int, run_id: str | None = None) -> str | None:
         """Cancel a run that waits (if it is this one); returns its id, None where none waits."""
-        await tx.fetchrow(LOCK, conversation_id)
-        last = await tx.fetchval(f"SELECT {LAST_RUN}", conversation_id)
+        await tx.fetchrow(steps.LOCK, conversation_id)
+        last = await tx.fetchval(f"SELECT {steps.LAST_RUN}", conversation_id)
         if run_id not in (None, last):
             return None
-        if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
+        if not await steps.settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
             return None
-        return await end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
+        return await steps.end_run(tx, conversation_id, "cancelled", steps.CANCELLED, now, state="cancelled")
 
 
 async def _locked(tx: Tx, approval_id: str, principal_id: str | None) -> Approval:
     conversation_id = await tx.fetchval("SELECT conversation_id FROM approvals WHERE id = $1", approval_id)
-    whose = await tx.fetchval(LOCK, conversation_id or "")
-    row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id)
+    whose = await tx.fetchval(steps.LOCK, conversation_id or "")
+    row = await tx.fetchrow(f"{steps.SELECT} WHERE a.id = $1", approval_id)
     if row is None or whose is None or principal_id not in (None, whose):
         raise NotFound(f"approval not found: {approval_id}")
-    return to_approval(row)
+    return steps.to_approval(row)
 
 
 def _check(approval: Approval, answer: Answer) -> None:
@@ -258,8 +250,8 @@ async def _go_on(tx: Tx, approval: Approval, answer: Answer, now: int) -> None:
         if answer.decision == "allow":
             await _allow_tokens(tx, approval.run_id, answer.allow_tokens, now)
         return
-    if await tx.fetchval(f"SELECT 1 FROM approvals WHERE {PENDING} LIMIT 1", conversation_id) is None:
-        await tx.execute(f"UPDATE runs SET ready_at = $2 WHERE id = {LAST_RUN}", conversation_id, now)
+    if await tx.fetchval(f"SELECT 1 FROM approvals WHERE {steps.PENDING} LIMIT 1", conversation_id) is None:
+        await tx.execute(f"UPDATE runs SET ready_at = $2 WHERE id = {steps.LAST_RUN}", conversation_id, now)
 
 
 async def _allow_tokens(tx: Tx, run_id: str, tokens: int | None, now: int) -> None:

@@ -10,18 +10,9 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun, writes
-from shared.store.sql import conversation_rows, leases, steps, usage
+from shared.store.sql import conversation_rows, leases, run_rows, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.leases import hold, those_held
-from shared.store.sql.run_rows import (
-    ACTED,
-    AHEAD,
-    ON_ITS_SLOT,
-    begin,
-    cut_off_run,
-    end_of_chain,
-    record_events,
-)
 from shared.usage_values import Amount, Spending, Standing
 from shared.values import (
     Event,
@@ -73,7 +64,7 @@ class Runs(Noun):
         retried, is run again; one that ended has its outcome taken over; an interrupted one is an error.
         """
         try:
-            return await self._engine.write(partial(begin, new=new))
+            return await self._engine.write(partial(run_rows.begin, new=new))
         except Taken:
             raise ConversationBusy(new.conversation_id) from None
 
@@ -111,9 +102,9 @@ class Runs(Noun):
         """
 
         async def work(tx: Tx) -> None:
-            changes = f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
+            changes = f"""effect_ahead = (effect_ahead & {run_rows.ACTED}) | $4,
                 reserved_tokens = 0, reserved_microdollars = 0"""
-            await hold(tx, lease, changes, AHEAD | ACTED if effect_ahead else 0)
+            await hold(tx, lease, changes, run_rows.AHEAD | run_rows.ACTED if effect_ahead else 0)
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if ends_step:
                 await steps.answered(tx, lease, now)
@@ -143,7 +134,7 @@ class Runs(Noun):
             held = await those_held(tx, [lease for lease, _ in told])
             for lease, events in told:
                 if lease.run_id in held:
-                    await record_events(tx, lease.run_id, events, now)
+                    await run_rows.record_events(tx, lease.run_id, events, now)
             return {lease.run_id for lease, _ in told} - held
 
         return await self._engine.write(work)
@@ -183,10 +174,10 @@ class Runs(Noun):
         if end.requests:
             await steps.ask(tx, lease, end, now)
         if lease.chain.previous_run_id is not None and not end.waits:
-            await end_of_chain(tx, lease.run_id, end.answer, now)
+            await run_rows.end_of_chain(tx, lease.run_id, end.answer, now)
         if end.code == REFUSED:
             await mark_refused(tx, lease.conversation_id)
-        await record_events(tx, lease.run_id, events, now)
+        await run_rows.record_events(tx, lease.run_id, events, now)
         await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
         if told:
             await conversation_rows.mark_delivered(tx, told, now)
@@ -232,8 +223,8 @@ class Runs(Noun):
 
     async def to_begin_again(self, limit: int) -> list[Run]:
         """Return runs that were cut off and are begun again by themselves; oldest first."""
-        statement = f"""{RUN} WHERE code = 'retryable' AND again IS NOT NULL AND again <> {ON_ITS_SLOT}
-            ORDER BY number LIMIT $1"""
+        statement = f"""{RUN} WHERE code = 'retryable' AND again IS NOT NULL
+            AND again <> {run_rows.ON_ITS_SLOT} ORDER BY number LIMIT $1"""
         return await self._all(to_run, statement, limit)
 
     async def leave(self, run_id: str) -> None:
@@ -266,7 +257,7 @@ class Runs(Noun):
             all_but,
         )
         for row in stale:
-            await cut_off_run(tx, row, now)
+            await run_rows.cut_off_run(tx, row, now)
         return [row["id"] for row in stale]
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:

@@ -16,25 +16,9 @@ from shared.ids import TASK_RUN, new_id
 from shared.schedules import decide, parse
 from shared.store.contract import Row, Tx
 from shared.store.rows import there
+from shared.store.sql import task_rows
 from shared.store.sql.principals import lives
 from shared.store.sql.run_rows import ACTED
-from shared.store.sql.task_rows import (
-    FREE,
-    MANUAL,
-    TRIES,
-    WAITS_FOR_CONVERSATION,
-    WAITS_FOR_MANUAL,
-    WAITS_FOR_PRINCIPAL,
-    WAITS_FOR_SLOT,
-    Claimed,
-    Fate,
-    Outcome,
-    abandoned,
-    check_idle,
-    end,
-    to_task,
-    to_task_run,
-)
 from shared.task_values import TaskRunState
 
 STEPS_AT_ONCE: Final = 16
@@ -84,7 +68,7 @@ class Claimant:
     but: tuple[str, ...] = ()
 
 
-async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
+async def claim_due(tx: Tx, by: Claimant) -> task_rows.Claimed | Pause | None:
     """Claim what can run now: a dead owner's slot first, then the earliest due one."""
     if await tx.fetchval(DEAD_RUN) is not None:
         return Pause.DEAD_RUN
@@ -102,17 +86,17 @@ async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
     return Pause.AGAIN
 
 
-async def claim_left(tx: Tx, by: Claimant) -> Claimed | None:
+async def claim_left(tx: Tx, by: Claimant) -> task_rows.Claimed | None:
     """Take over a slot that somebody triggered in the background, on a host that is gone."""
-    return await _take_over(tx, by, f"{MANUAL}%")
+    return await _take_over(tx, by, f"{task_rows.MANUAL}%")
 
 
-async def claim_manual(tx: Tx, row: Row, by: Claimant) -> Claimed:
+async def claim_manual(tx: Tx, row: Row, by: Claimant) -> task_rows.Claimed:
     """Claim a slot of a locked task's own; raises Conflict ``task_running``."""
-    check_idle(row)
-    claim = there(await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by))
-    await tx.execute(WAIT, row["number"], WAITS_FOR_MANUAL)
-    return to_task(row), to_task_run(claim)
+    task_rows.check_idle(row)
+    claim = there(await _insert(tx, row, f"{task_rows.MANUAL}{uuid4()}", 1, by))
+    await tx.execute(WAIT, row["number"], task_rows.WAITS_FOR_MANUAL)
+    return task_rows.to_task(row), task_rows.to_task_run(claim)
 
 
 async def let_go(tx: Tx, all_but: str, now: int) -> int:
@@ -121,7 +105,7 @@ async def let_go(tx: Tx, all_but: str, now: int) -> int:
     for claim in found:
         await tx.execute("UPDATE task_runs SET lease_until = 0 WHERE id = $1", claim["id"])
         fate = await _fate(tx, claim)
-        if isinstance(fate, Outcome):
+        if isinstance(fate, task_rows.Outcome):
             await _abandon(tx, claim, fate, now)
     return len(found)
 
@@ -135,11 +119,11 @@ async def give_back(tx: Tx, claim: Row) -> None:
         )
         return
     await tx.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
-    manual = claim["slot"].startswith(MANUAL)
+    manual = claim["slot"].startswith(task_rows.MANUAL)
     await tx.execute(
         "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1",
         claim["task_id"],
-        FREE,
+        task_rows.FREE,
         0 if manual else 1,
     )
     if manual:
@@ -152,10 +136,10 @@ async def give_back(tx: Tx, claim: Row) -> None:
     )
 
 
-async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
+async def _claim(tx: Tx, row: Row, by: Claimant) -> task_rows.Claimed | None:
     """Claim the due slot of a task, or take the task out of the way and return None."""
     if not await lives(tx, row["principal_id"]):
-        await tx.execute(WAIT, row["number"], WAITS_FOR_PRINCIPAL)
+        await tx.execute(WAIT, row["number"], task_rows.WAITS_FOR_PRINCIPAL)
         return None
     if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
         await _hold_back(tx, row["conversation_id"], by.now)
@@ -170,15 +154,17 @@ async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
     decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
     claim = await _insert(tx, row, str(slot), row["attempts"] + 1, by) if decision.run else None
     begun = row["runs_begun"] + (claim is not None)
-    next_run = replace(to_task(row), runs_begun=begun).within_bounds(decision.next_slot)
+    next_run = replace(task_rows.to_task(row), runs_begun=begun).within_bounds(decision.next_slot)
     if claim is None:
         status = "completed" if next_run is None else "active"
         await _move_on(tx, row, next_run=next_run, status=status)
         return None
     statement = """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
         revision = revision + 1 WHERE number = $1 RETURNING *"""
-    moved = await tx.fetchrow(statement, row["number"], next_run, decision.caught_up, WAITS_FOR_SLOT, begun)
-    return to_task(there(moved)), to_task_run(claim)
+    moved = await tx.fetchrow(
+        statement, row["number"], next_run, decision.caught_up, task_rows.WAITS_FOR_SLOT, begun
+    )
+    return task_rows.to_task(there(moved)), task_rows.to_task_run(claim)
 
 
 async def _insert(tx: Tx, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
@@ -218,65 +204,65 @@ async def _hold_back(tx: Tx, conversation_id: str, now: int) -> None:
     statement = """UPDATE scheduled_tasks SET waits = $1 WHERE number IN (SELECT number FROM scheduled_tasks
             WHERE conversation_id = $2 AND context_mode = 'group' AND status = 'active' AND waits = 0
             AND next_run <= $3 FOR UPDATE SKIP LOCKED)"""
-    await tx.execute(statement, WAITS_FOR_CONVERSATION, conversation_id, now)
+    await tx.execute(statement, task_rows.WAITS_FOR_CONVERSATION, conversation_id, now)
 
 
-async def _take_over(tx: Tx, by: Claimant, slots: str = "%") -> Claimed | None:
+async def _take_over(tx: Tx, by: Claimant, slots: str = "%") -> task_rows.Claimed | None:
     """End the claims of dead owners, and take over the first one that is to be run again."""
     for claim in await tx.fetch(DEAD_CLAIMS, DEAD_AT_ONCE, slots):
         fate = await _fate(tx, claim)
-        if isinstance(fate, Outcome):
+        if isinstance(fate, task_rows.Outcome):
             await _abandon(tx, claim, fate, by.now)
-        elif fate is Fate.RERUN:
+        elif fate is task_rows.Fate.RERUN:
             return await _rerun(tx, claim, by)
     return None
 
 
-async def _abandon(tx: Tx, claim: Row, outcome: Outcome, now: int) -> None:
+async def _abandon(tx: Tx, claim: Row, outcome: task_rows.Outcome, now: int) -> None:
     await tx.execute("UPDATE runs SET again = NULL WHERE id = $1", claim["run_id"])
-    await end(tx, claim, outcome, now)
+    await task_rows.end(tx, claim, outcome, now)
 
 
-async def _fate(tx: Tx, claim: Row) -> Outcome | Fate:
+async def _fate(tx: Tx, claim: Row) -> task_rows.Outcome | task_rows.Fate:
     run = await tx.fetchrow(
         "SELECT state, code, error, answer, effect_ahead, again FROM runs WHERE id = $1", claim["run_id"]
     )
     if run is not None and run["code"] == "retryable" and run["effect_ahead"] & ACTED:
         # Run again from its beginning it would act again.
-        return abandoned("an earlier step of it had an effect", final=True)
+        return task_rows.abandoned("an earlier step of it had an effect", final=True)
     if run is None or run["code"] == "retryable":
         return await _fate_without_effect(tx, claim, again=run is not None and run["again"] is not None)
     if run["state"] == "running":
-        return Fate.WAIT
+        return task_rows.Fate.WAIT
     answer = {} if run["answer"] is None else jsons.loads(run["answer"])
-    return Outcome(
+    return task_rows.Outcome(
         TaskRunState(run["state"]), answer.get("result"), run["error"], final=run["code"] == "interrupted"
     )
 
 
-async def _fate_without_effect(tx: Tx, claim: Row, *, again: bool) -> Outcome | Fate:
+async def _fate_without_effect(tx: Tx, claim: Row, *, again: bool) -> task_rows.Outcome | task_rows.Fate:
     """Judge a claim whose run did nothing that can be seen from outside; ``again``: nobody waits for it."""
     row = there(await tx.fetchrow(TASK_OF_PRINCIPAL, claim["task_id"]))
-    manual = claim["slot"].startswith(MANUAL)
+    manual = claim["slot"].startswith(task_rows.MANUAL)
     if manual and not again:
-        return abandoned("a manual run is repeated by who asked for it")
+        return task_rows.abandoned("a manual run is repeated by who asked for it")
     if manual and not await lives(tx, row["principal_id"]):
-        return abandoned("its principal is suspended")
-    if not manual and claim["fence"] >= TRIES:
-        return abandoned(f"{TRIES} hosts in a row stopped while they ran it", final=True)
+        return task_rows.abandoned("its principal is suspended")
+    if not manual and claim["fence"] >= task_rows.TRIES:
+        return task_rows.abandoned(f"{task_rows.TRIES} hosts in a row stopped while they ran it", final=True)
     if not manual and row["plan"] != claim["plan"]:
-        return abandoned("the schedule was changed meanwhile")
+        return task_rows.abandoned("the schedule was changed meanwhile")
     if not manual and row["status"] != "active":
-        return abandoned(f"the task is {row['status']}")
+        return task_rows.abandoned(f"the task is {row['status']}")
     if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
-        return Fate.WAIT
-    return Fate.RERUN
+        return task_rows.Fate.WAIT
+    return task_rows.Fate.RERUN
 
 
-async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
+async def _rerun(tx: Tx, claim: Row, by: Claimant) -> task_rows.Claimed:
     statement = """UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
         lease_until = lease_now() + $3::bigint, started_at = $4,
         run_id = CASE WHEN slot LIKE $5 THEN run_id END WHERE id = $1 RETURNING *"""
-    again = await tx.fetchrow(statement, claim["id"], by.host, by.lease_ms, by.now, f"{MANUAL}%")
+    again = await tx.fetchrow(statement, claim["id"], by.host, by.lease_ms, by.now, f"{task_rows.MANUAL}%")
     row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
-    return to_task(there(row)), to_task_run(there(again))
+    return task_rows.to_task(there(row)), task_rows.to_task_run(there(again))
