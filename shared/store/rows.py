@@ -11,11 +11,9 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
-from shared.store.contract import Engine, Row, Tx
+from shared.store.contract import Engine, Row, T, Tx
 from shared.usage_values import Usage
 from shared.values import Page
-
-T = TypeVar("T")
 
 Reading = Callable[[Any], Any]
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 from uuid import UUID, uuid4
 
 import anyio
@@ -18,12 +18,10 @@ import anyio
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
 from shared.principals import SIGNED
-from shared.store.contract import Tx, Work, acting
+from shared.store.contract import T, Tx, Work, acting
 from shared.store.postgres import driver
 
 logger = logging.getLogger("picoclaw.store")
-
-T = TypeVar("T")
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 UNDONE: Final = ("40001", "40P01", "55P03", driver.CANCELLED)

@@ -16,19 +16,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import anyio.to_thread
 
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.principals import SIGNED
-from shared.store.contract import Work, acting
+from shared.store.contract import T, Work, acting
 from shared.store.sqlite.content import Reserve, forbidden, told_apart, try_disk
 from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
 from shared.store.store import StoreOrigin
-
-T = TypeVar("T")
 
 BUSY_MS: Final = 5000
 """How long a statement on a worker thread waits for another process's transaction, in milliseconds."""

@@ -11,14 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import anyio
 
 from shared import jsons
-from shared.store.contract import Missing, Taken, Tx, Work
-
-T = TypeVar("T")
+from shared.store.contract import Missing, T, Taken, Tx, Work
 
 sqlite3.register_adapter(list, jsons.dumps)
 
