@@ -160,7 +160,10 @@ class Hooks:
         """Return the webhook of a request, and what its answer says of it; raises InvalidInput."""
         if stream and said.secret is None:
             raise InvalidInput("webhook.secret: is required with stream, which can't show a new one")
-        made, secret = await self.made(said, principal_id, run_id)
+        try:
+            made, secret = await self.made(said, principal_id, run_id)
+        except InvalidInput as error:
+            raise InvalidInput(f"webhook.{error.message}") from None
         shown: HookShape = {"id": made.id}
         return made, shown if said.secret is not None else {**shown, "secret": secret}
 

@@ -249,8 +249,10 @@ def test_changes_are_checked_as_the_first_values_were(client: httpx2.Client, rec
 
 def test_a_bad_webhook_of_a_request_leaves_no_trace(client: httpx2.Client) -> None:
     before = client.get("/runs?limit=1").json()["runs"]
-    answer = client.post("/chat", json={"message": "x", "webhook": {"url": "https://10.0.0.1/"}})
-    assert answer.status_code == 400
+    for field, wrong in (("url", "https://10.0.0.1/"), ("secret", "short")):
+        hook = {"url": "https://example.com/", field: wrong}
+        answer = client.post("/chat", json={"message": "x", "webhook": hook})
+        assert (answer.status_code, answer.json()["error"].split(":")[0]) == (400, f"webhook.{field}")
     assert client.get("/runs?limit=1").json()["runs"] == before
 
 
