@@ -4,7 +4,7 @@ model process does (``host.models``).
 CPU for a reply of 50 deltas over httpx's own transport: 1.3 ms as written here; 1.9 ms with
 ``messages.create(stream=True)``, which builds a pydantic object per event and walks the request once more;
 3.9 ms with ``messages.stream()``. With 100 messages of history: 1.4, 2.5 and 4.6 ms.
-Where no proxy is set, ``host.models.transport`` takes its place.
+Where no proxy is set, ``host.egress.transport`` takes its place.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from anthropic import AsyncAnthropic, AsyncStream
 from anthropic._streaming import ServerSentEvent
 
 from host.egress.bounded import ACCEPTED, Bounded, bound
+from host.egress.transport import ApiTransport
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import error_of, not_messages, status_error
 from host.models.messages import SILENCE_S, ModelConfig
-from host.models.transport import ApiTransport
 from host.ports import ModelError, OnDelta, Reply
 from shared.jsons import dump_bytes, loads
 

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from host.models import transport
+from host.egress import transport
+from host.egress.transport import ApiTransport
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
-from host.models.transport import ApiTransport
 from host.ports import ModelError
 from shared.clock import at, now_ms
 from tests.models.test_models import ask, failure, request
