@@ -1,25 +1,25 @@
 """Addresses that programs name: webhooks (ten seconds, 64 KiB of answer), pictures (8 MiB). No redirects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
-import h11
 import httpx2
 
 from host.egress.addresses import TLS, AddressPolicy, Forbidden, PinnedTransport
 from host.egress.bounded import ACCEPTED, Bounded, bound
+from host.egress.transport import ApiTransport, Connection
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 
 WITHIN_S: Final = 10.0
 LOOK_UP_WITHIN_S: Final = 3.0
+BOUNDED_AS_A_WHOLE: Final = {"read": 2 * WITHIN_S, "write": 2 * WITHIN_S}
 MOST_READ: Final = 64 * 1024
 MOST_KEPT: Final = 64
 """Connections that wait for the next delivery."""
@@ -55,6 +55,7 @@ async def check_address(url: str, allowed_hosts: frozenset[str], setting: str = 
             return
 
 
+@lru_cache(1000)
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -66,10 +67,6 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-Place = tuple[bool, str, int]
-"""Whether it is encrypted, a receiver's name and its port."""
-
-
 class Answer(NamedTuple):
     """What a receiver said: its status, or None with why there is none; for how long it wants to be left."""
 
@@ -78,129 +75,82 @@ class Answer(NamedTuple):
     retry_after_ms: int = 0
 
 
-@dataclass(slots=True)
-class _Connection:
-    """A connection to a receiver, for one request after the other."""
-
-    address: str
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    http: h11.Connection = field(
-        default_factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_READ)
-    )
-    used: bool = False
-
-    async def ask(self, request: h11.Request, body: bytes) -> h11.Response:
-        """Send a request; return how its answer begins. Raises OSError, h11.RemoteProtocolError."""
-        events = (request, h11.Data(data=body), h11.EndOfMessage())
-        self.writer.write(b"".join(self.http.send(event) or b"" for event in events))
-        while not isinstance(event := await self._heard(), h11.Response):
-            pass
-        return event
-
-    async def hear_out(self) -> None:
-        """Hear a receiver out, up to a bound: what it says means nothing. Then it may be asked again."""
-        left = MOST_READ
-        while left > 0 and isinstance(event := await self._heard(), h11.Data):
-            left -= len(event.data)
-        if self.http.our_state is self.http.their_state is h11.DONE:
-            self.http.start_next_cycle()
-            self.used = True
-
-    async def _heard(self) -> object:
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            self.http.receive_data(await self.reader.read(MOST_READ))
-        if isinstance(event, h11.ConnectionClosed):
-            raise h11.RemoteProtocolError("closed")
-        return event
-
-
-class Receivers:
-    """A client for webhooks: the address that is checked is the one that is dialled.
-
-    Over h11 itself: a client for everything takes three times the processor time, which runs then lack.
-    """
+class Receivers(ApiTransport):
+    """A client for webhooks: the address that is checked is the one that is dialled."""
 
     def __init__(self, allowed_hosts: frozenset[str], version: str) -> None:
+        super().__init__()
         self._policy = AddressPolicy(allowed_hosts)
         self._own = (("User-Agent", f"PicoClaw/{version}"), ("Accept-Encoding", "identity"))
-        self._kept: dict[Place, _Connection] = {}
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a body; nothing is raised for what a receiver does."""
         parts, answer = urlsplit(url), Answer(None, f"no answer within {WITHIN_S:g} s")
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-        own = [("Host", parts.netloc), *self._own, ("Content-Length", str(len(body)))]
-        request = h11.Request(method="POST", target=target, headers=[*own, *headers.items()])
+        said = [("Host", parts.netloc), *self._own, ("Content-Length", str(len(body))), *headers.items()]
+        lines = [f"POST {target} HTTP/1.1", *map(": ".join, said), "\r\n"]
+        data = "\r\n".join(lines).encode() + body
         again = True
         with anyio.move_on_after(WITHIN_S):
             while again:
                 again = False
                 try:
-                    async with self._connection(parts) as connection:
-                        # A receiver may end a connection that is kept, just as it is used again.
-                        again = connection.used
-                        said = await connection.ask(request, body)
+                    connection, again = await self._connection(parts)
+                    async with aclosing(connection):
+                        await connection.ask(data, BOUNDED_AS_A_WHOLE)
                         again = False
-                        answer = Answer(said.status_code, f"HTTP {said.status_code}", _retry_after_ms(said))
-                        await connection.hear_out()
-                except (OSError, httpx2.ConnectError, h11.RemoteProtocolError) as error:
+                        line, later = f"HTTP {connection.status}", _retry_after_ms(connection.headers)
+                        answer = Answer(connection.status, line, later)
+                        await _hear_out(connection)
+                except (OSError, httpx2.TransportError) as error:
+                    # A receiver may end a connection that is kept, just as it is used again.
                     answer = answer if answer.status else Answer(None, _sentence(error))
         return answer
 
-    @asynccontextmanager
-    async def _connection(self, parts: SplitResult) -> AsyncIterator[_Connection]:
-        """Connect, or take the connection that is kept if it still leads to the right address."""
+    async def _connection(self, parts: SplitResult) -> tuple[Connection, bool]:
+        """Take a connection that is kept if it still leads to a right address (True), or connect."""
         secure, host = parts.scheme == "https", parts.hostname or ""
-        place = (secure, host, parts.port or (443 if secure else 80))
-        addresses = await self._policy.resolve(*place[1:])
-        connection = self._kept.pop(place, None)
-        if connection is not None and (connection.reader.at_eof() or connection.address not in addresses):
-            connection.writer.close()
-            connection = None
-        if connection is None:
-            connection = await _dialled(place, addresses)
-        try:
-            yield connection
-        finally:
-            if connection.http.our_state is h11.IDLE and place not in self._kept:
-                self._keep(place, connection)
-            else:
-                connection.writer.close()
+        port = parts.port or (443 if secure else 80)
+        addresses = await self._policy.resolve(host, port)
+        origins = [(f"{parts.scheme}://{host}", address, port) for address in addresses]
+        for origin in origins:
+            if (kept := self.kept(origin)) is not None:
+                return kept, True
+        context, name = (TLS, host) if secure else (None, None)
+        connect = asyncio.get_running_loop().create_connection
+        for origin in origins:
+            make = partial(Connection, self, origin)
+            try:
+                return (await connect(make, *origin[1:], ssl=context, server_hostname=name))[1], False
+            except OSError:
+                if origin == origins[-1]:
+                    raise
+        raise httpx2.ConnectError("the name has no address")
 
-    def _keep(self, place: Place, connection: _Connection) -> None:
-        if len(self._kept) >= MOST_KEPT:
-            self._kept.pop(next(iter(self._kept))).writer.close()
-        self._kept[place] = connection
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for connection in self._kept.values():
-            connection.writer.close()
-        self._kept.clear()
+    def keep(self, connection: Connection) -> None:
+        """Have a connection wait for the next delivery, for as long as its receiver lets it."""
+        self.idle.append(connection)
+        if len(self.idle) > MOST_KEPT:
+            self.idle.pop(0).close()
 
 
-async def _dialled(place: Place, addresses: list[str]) -> _Connection:
-    secure, host, port = place
-    context, name = (TLS, host) if secure else (None, None)
-    for address in addresses:
-        try:
-            streams = await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
-            return _Connection(address, *streams)
-        except OSError:
-            if address == addresses[-1]:
-                raise
-    raise httpx2.ConnectError("the name has no address")
+async def _hear_out(connection: Connection) -> None:
+    """Hear a receiver out, up to a bound: what it says means nothing. Then it may be asked again."""
+    left = MOST_READ
+    async for piece in connection:
+        left -= len(piece)
+        if left < 0:
+            return
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, h11.RemoteProtocolError):
+    if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError):
         return "its answer is not HTTP, or ended early"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _retry_after_ms(response: h11.Response) -> int:
-    said = dict(response.headers).get(b"retry-after", b"").decode("latin-1").strip()
+def _retry_after_ms(headers: list[tuple[bytes, bytes]]) -> int:
+    said = next((value for name, value in headers if name.lower() == b"retry-after"), b"").decode("latin-1")
     if said.isascii() and said.isdigit():
         return int(said[:9]) * 1000
     try:

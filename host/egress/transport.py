@@ -46,7 +46,7 @@ class ApiTransport(httpx2.AsyncBaseTransport):
     """Sends each request on a connection that no other uses meanwhile."""
 
     def __init__(self) -> None:
-        self.idle: list[_Connection] = []
+        self.idle: list[Connection] = []
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -61,7 +61,7 @@ class ApiTransport(httpx2.AsyncBaseTransport):
             raise httpx2.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         origin = url.scheme, url.raw_host.decode(), url.port or _PORTS[url.scheme]
         data = _head(request) + await request.aread()
-        connection = self._kept(origin) or await self._connect(origin, timeout["connect"])
+        connection = self.kept(origin) or await self._connect(origin, timeout["connect"])
         try:
             await connection.ask(data, timeout)
         except BaseException:
@@ -75,17 +75,25 @@ class ApiTransport(httpx2.AsyncBaseTransport):
         self.idle.clear()
         await asyncio.sleep(0)  # the loop closes them when it comes round
 
-    def _kept(self, origin: Origin) -> _Connection | None:
-        self.idle = [one for one in self.idle if one.is_quiet()]
-        found = next((one for one in reversed(self.idle) if one.origin == origin), None)
-        if found is not None:
+    def kept(self, origin: Origin) -> Connection | None:
+        """Return a connection that waits for the next request to an origin, and was not closed meanwhile."""
+        self.idle = [one for one in self.idle if one.is_open]
+        for found in [one for one in reversed(self.idle) if one.origin == origin]:
             self.idle.remove(found)
-        return found
+            if found.is_quiet():
+                return found
+            found.close()
+        return None
 
-    async def _connect(self, origin: Origin, within: float) -> _Connection:
+    def keep(self, connection: Connection) -> None:
+        """Have a connection wait for the next request."""
+        connection.expiry = asyncio.get_running_loop().call_later(KEPT_S, connection.close)
+        self.idle.append(connection)
+
+    async def _connect(self, origin: Origin, within: float) -> Connection:
         scheme, host, port = origin
         tls, name = (self._tls, host) if scheme == "https" else (None, None)
-        make = partial(_Connection, self, origin)
+        make = partial(Connection, self, origin)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(within):
@@ -129,7 +137,7 @@ def _head(request: httpx2.Request) -> bytes:
     return b"\r\n".join([first, *fields, b"", b""])
 
 
-class _Connection(asyncio.Protocol, httpx2.AsyncByteStream):
+class Connection(asyncio.Protocol, httpx2.AsyncByteStream):
     """A connection, and the body of the answer that comes on it."""
 
     def __init__(self, owner: ApiTransport, origin: Origin) -> None:
@@ -146,7 +154,7 @@ class _Connection(asyncio.Protocol, httpx2.AsyncByteStream):
             lenient_spaces_after_chunk_size=True,
         )
         self._news: asyncio.Future[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self.expiry: asyncio.TimerHandle | None = None
         self._has_room = True
         self._failure: Exception | None = None
         self._begin({})
@@ -161,8 +169,8 @@ class _Connection(asyncio.Protocol, httpx2.AsyncByteStream):
 
     async def ask(self, data: bytes, within: dict[str, float]) -> None:
         """Send a request and wait for the head of its answer. What ``within`` says may change later."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        if self.expiry is not None:
+            self.expiry.cancel()
         self._begin(within)
         self._transport.write(data)
         while not (self._has_room or self.status):
@@ -184,8 +192,7 @@ class _Connection(asyncio.Protocol, httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         """Wait for the next request, if the answer was read to its end."""
         if self.is_open and self._is_whole and self._stays:
-            self._expiry = self._loop.call_later(KEPT_S, self.close)
-            self._owner.idle.append(self)
+            self._owner.keep(self)
         else:
             self.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 
 from shared import jsons
 from shared.approval_values import Answer, NewApproval
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotDurable, NotFound
 from shared.principals import OPERATOR, PrincipalStatus
 from shared.store.sql import webhooks
 from shared.store.sql.webhooks import FAN_OUT, IN_ORDER_MS, OF_A_COPY
@@ -21,6 +22,7 @@ from shared.webhook_values import EVENTS, EVERYBODY, TRIED_FOR_MS, Tried, Webhoo
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_principal, a_run, an_end
 from tests.contract.store.test_tasks_contract import a_task
+from tests.store.places import Places
 
 
 def a_webhook(name: str = "w", **changes: Any) -> Webhook:
@@ -140,6 +142,25 @@ async def test_what_happened_is_one_row_however_many_hear_of_it(hooked: Store) -
     ]
     assert {each.id[:16] for each in taken} == {f"evt-{T0:012x}"}
     assert [each.run_id for each in await told(hooked, "x")] == ["run-a", "run-b"]
+
+
+async def test_deliveries_are_listed_while_nothing_can_be_stored(tmp_path: Path) -> None:
+    async with Places(tmp_path / "volume", tmp_path / "local").host() as store:
+        await store.conversations.create("c", T0)
+        for name in ("w", "x"):
+            await store.webhooks.add(a_webhook(name))
+        await end_runs(store, "a")
+        assert [each.run_id for each in await told(store)] == ["run-a"]
+        lease = await store.runs.begin(a_run("b"))
+        await store.runs.finish(lease, an_end(answer={"result": "long" * 100_000}), [], [], T0)
+        database = store._db._quick
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(NotDurable):
+            await store.webhooks.delete("hook-w")
+        assert [each.run_id for each in await told(store)] == ["run-a"]
+        database.execute(f"PRAGMA max_page_count = {pages * 2}")
+        assert [each.run_id for each in await told(store)] == ["run-a", "run-b"]
 
 
 async def test_a_webhook_hears_of_what_happened_while_it_was_there_and_enabled(hooked: Store) -> None:
