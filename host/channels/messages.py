@@ -306,7 +306,7 @@ class Commands:
         if conversation_id == main:
             await self._book.leave(message.chat.channel, message.chat.id, main)
             return LEFT
-        await self._book.join(message.chat, main, now_ms())
+        await self._book.join(message.chat, main)
         return ENTERED
 
     def _is_owner(self, message: Stored) -> bool:

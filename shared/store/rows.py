@@ -185,6 +185,9 @@ class Noun:
         row = await self._engine.read(lambda tx: tx.fetchrow(statement, *values), patient=patient)
         return None if row is None else make(row)
 
+    async def _value(self, statement: str, *values: Any) -> Any:
+        return await self._engine.read(lambda tx: tx.fetchval(statement, *values))
+
     async def _all(
         self, make: Callable[[Row], T], statement: str, *values: Any, patient: bool = False
     ) -> list[T]:

@@ -7,6 +7,7 @@ A budget's request stands apart: nothing is held up by it.
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 from shared import jsons
@@ -86,14 +87,9 @@ class Approvals(Noun):
 
     async def open_of(self, principal_id: str) -> int:
         """Return how many requests of a principal wait."""
-        found = await self._engine.read(
-            lambda tx: tx.fetchval(
-                """SELECT count(*) FROM approvals AS a JOIN conversations AS c ON c.id = a.conversation_id
-                WHERE a.status = 'pending' AND c.principal_id = $1""",
-                principal_id,
-            )
-        )
-        return int(found)
+        statement = """SELECT count(*) FROM approvals AS a JOIN conversations AS c
+            ON c.id = a.conversation_id WHERE a.status = 'pending' AND c.principal_id = $1"""
+        return int(await self._value(statement, principal_id))
 
     async def waiting(self, now: int) -> Waiting:
         """Return how much waits for people, and for hosts after they answered."""
@@ -105,14 +101,9 @@ class Approvals(Noun):
 
     async def pending(self, conversation_ids: Sequence[str]) -> dict[str, int]:
         """Return how many requests of each conversation wait; those with none are left out."""
-        found = await self._engine.read(
-            lambda tx: tx.fetch(
-                """SELECT conversation_id, count(*) AS number FROM approvals WHERE ended_at IS NULL
-                AND status = 'pending' AND conversation_id = ANY($1::text[]) GROUP BY conversation_id""",
-                list(conversation_ids),
-            )
-        )
-        return {row["conversation_id"]: row["number"] for row in found}
+        statement = """SELECT conversation_id, count(*) AS number FROM approvals WHERE ended_at IS NULL
+            AND status = 'pending' AND conversation_id = ANY($1::text[]) GROUP BY conversation_id"""
+        return dict(await self._all(itemgetter("conversation_id", "number"), statement, [*conversation_ids]))
 
     async def remembered(self, conversation_id: str) -> list[Approval]:
         """Return the calls that need no question in this conversation any more."""
@@ -169,7 +160,7 @@ class Approvals(Noun):
     async def of_pause(self, run_id: str) -> list[Approval] | None:
         """Return the calls and questions with which a run paused; None: it has not ended yet."""
         state = "SELECT state FROM runs WHERE id = $1"
-        if await self._engine.read(lambda tx: tx.fetchval(state, run_id)) == RunState.RUNNING:
+        if await self._value(state, run_id) == RunState.RUNNING:
             return None
         whose = "a.conversation_id = (SELECT conversation_id FROM runs WHERE id = $1) AND a.run_id = $1"
         statement = f"{steps.SELECT} WHERE {whose} AND a.kind IN ('approval', 'question') ORDER BY a.number"

@@ -71,7 +71,7 @@ class Audit(Noun):
     async def reached(self, subject: str, what: str, whose: str | None = None) -> None:
         """Note ``what`` the operator reaches of another principal's: by an id, or in a list (``whose``)."""
         if whose is None:
-            whose = await self._engine.read(lambda tx: tx.fetchval(WHOSE, subject))
+            whose = await self._value(WHOSE, subject)
         if whose not in (None, OPERATOR):
             await self._engine.write(lambda tx: note(tx, "reached", whose, what))
 

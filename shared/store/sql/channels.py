@@ -8,9 +8,8 @@ from typing import Final
 from shared import jsons
 from shared.errors import NoConversation
 from shared.store.contract import Missing, Row, Tx
-from shared.store.rows import Noun, reader, writes
-from shared.store.sql import chats
-from shared.store.sql.chats import SAID, Chat, Delivery, NewUpdate, Saying, Update
+from shared.store.rows import reader, writes
+from shared.store.sql.chats import SAID, Chat, Chats, Delivery, NewUpdate, Saying, Update, to_chat
 from shared.store.sql.conversations import store_messages
 from shared.values import NewMessage
 
@@ -47,7 +46,7 @@ AWAKE: Final = """NOT EXISTS (SELECT 1 FROM conversations AS c JOIN principals A
     WHERE c.id = d.conversation_id AND p.status <> 'active')"""
 
 
-class Channels(Noun):
+class Channels(Chats):
     """Updates of channels, chats and their conversations, deliveries to chats."""
 
     @writes()
@@ -57,15 +56,9 @@ class Channels(Noun):
 
     async def waiting(self, channel: str, chat_id: str) -> int:
         """Return how many updates of the chat wait to be handled."""
-        waiting = await self._engine.read(
-            lambda tx: tx.fetchval(
-                """SELECT count(*) FROM channel_updates
-                WHERE channel = $1 AND urgent = 0 AND chat_id = $2 AND settled_at IS NULL""",
-                channel,
-                chat_id,
-            )
-        )
-        return int(waiting)
+        statement = """SELECT count(*) FROM channel_updates
+            WHERE channel = $1 AND urgent = 0 AND chat_id = $2 AND settled_at IS NULL"""
+        return int(await self._value(statement, channel, chat_id))
 
     async def chats_waiting(self, channel: str, *, limit: int) -> list[str]:
         """Return chats with updates that wait their turn, the longest waiting first."""
@@ -92,13 +85,8 @@ class Channels(Noun):
 
     async def attach(self, number: int, run_id: str, conversation_id: str) -> None:
         """Note which run is to answer the update, before that run begins."""
-        await self._change(
-            "UPDATE channel_updates SET run_id = $2, conversation_id = $3 WHERE number = $1",
-            number,
-            run_id,
-            conversation_id,
-            patient=True,
-        )
+        statement = "UPDATE channel_updates SET run_id = $2, conversation_id = $3 WHERE number = $1"
+        await self._change(statement, number, run_id, conversation_id, patient=True)
 
     async def drafted(self, number: int, draft_id: str) -> None:
         """Note the channel's message in which the answer grows."""
@@ -119,56 +107,20 @@ class Channels(Noun):
         if row is not None and saying is not None:
             await say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
 
-    async def enter(self, chat: Chat, now: int, *, trusted: bool = False) -> str:
-        """Return the conversation the chat is in, made now (``trusted`` or not) if there is none; remember
-        who spoke.
-
-        It is named ``<channel>:<chat id>``, with ``.2``, ``.3`` … when that one has been used before.
-        """
-        found = await self._engine.read(lambda tx: chats.current(tx, chat.channel, chat.id))
-        if found is not None and chats.to_chat(found) == chat:
-            return str(found["conversation_id"])
-        return await self._engine.write(lambda tx: chats.enter(tx, chat, now, trusted))
-
-    async def begin_anew(self, chat: Chat, now: int, *, trusted: bool = False) -> str:
-        """Put the chat into a new conversation. What the ones before still say reaches the chat as well."""
-        return await self._engine.write(lambda tx: chats.make(tx, chat, now, trusted))
-
     @writes()
     async def decide_trust(self, tx: Tx, channel: str, trusts: Callable[[Chat], bool]) -> None:
         """Decide about conversations that the channel began before anybody asked for its chats' trust."""
-        unknown = await tx.fetch(
-            """SELECT channel_chats.* FROM channel_chats JOIN conversations AS c ON c.id = conversation_id
-            WHERE channel = $1 AND trusted IS NULL ORDER BY number""",
-            channel,
-        )
+        statement = """SELECT channel_chats.* FROM channel_chats JOIN conversations AS c
+            ON c.id = conversation_id WHERE channel = $1 AND trusted IS NULL ORDER BY number"""
+        unknown = await tx.fetch(statement, channel)
         for row in unknown:
-            await tx.execute(
-                "UPDATE conversations SET trusted = $2 WHERE id = $1",
-                row["conversation_id"],
-                int(trusts(chats.to_chat(row))),
-            )
-
-    async def join(self, chat: Chat, conversation_id: str, now: int) -> None:
-        """Put the chat into a conversation that exists already; raises NotFound."""
-        await self._engine.write(lambda tx: chats.join(tx, chat, conversation_id))
-
-    async def leave(self, channel: str, chat_id: str, conversation_id: str) -> None:
-        """Take a conversation away from the chat, which goes back to its newest other one, if any."""
-        await self._engine.write(lambda tx: chats.leave(tx, channel, chat_id, conversation_id))
-
-    async def move(self, channel: str, old: str, new: str) -> None:
-        """Give all that a chat has to the id that it has now; again is harmless."""
-        await self._engine.write(lambda tx: chats.move(tx, channel, old, new))
+            statement = "UPDATE conversations SET trusted = $2 WHERE id = $1"
+            await tx.execute(statement, row["conversation_id"], int(trusts(to_chat(row))))
 
     async def members(self, channel: str, conversation_id: str) -> list[Chat]:
         """Return the channel's chats that the conversation's messages go to."""
-        return await self._all(
-            chats.to_chat,
-            "SELECT * FROM channel_chats WHERE conversation_id = $1 AND channel = $2 ORDER BY number",
-            conversation_id,
-            channel,
-        )
+        statement = "SELECT * FROM channel_chats WHERE conversation_id = $1 AND channel = $2 ORDER BY number"
+        return await self._all(to_chat, statement, conversation_id, channel)
 
     async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
         """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
@@ -184,29 +136,24 @@ class Channels(Noun):
 
     async def next_delivery(self, channel: str, chat_id: str, now: int) -> Delivery | None:
         """Return the chat's first undelivered message, None if there is none that may be tried now."""
-        row = await self._engine.read(
-            lambda tx: tx.fetchrow(
-                f"""SELECT d.*, (SELECT file FROM outbound_messages AS o
-                    WHERE o.id = substr(d.source, {len(SAID) + 1})) AS file
-                FROM channel_deliveries AS d WHERE channel = $1 AND chat_id = $2
-                AND ended_at IS NULL AND {AWAKE} ORDER BY number LIMIT 1""",
-                channel,
-                chat_id,
-            )
-        )
+        statement = f"""SELECT d.*, (SELECT file FROM outbound_messages AS o
+                WHERE o.id = substr(d.source, {len(SAID) + 1})) AS file
+            FROM channel_deliveries AS d WHERE channel = $1 AND chat_id = $2
+            AND ended_at IS NULL AND {AWAKE} ORDER BY number LIMIT 1"""
+        row = await self._engine.read(lambda tx: tx.fetchrow(statement, channel, chat_id))
         if row is None or now < row["not_before"] <= now + LONGEST_PAUSE_MS:
             return None
         return replace(to_delivery(row), file=row["file"])
 
     async def has_chats(self, conversation_id: str) -> bool:
         """Return whether what the conversation says goes to chats."""
-        statement = "SELECT 1 AS one FROM channel_chats WHERE conversation_id = $1 LIMIT 1"
-        return await self._one(itemgetter("one"), statement, conversation_id) is not None
+        statement = "SELECT 1 FROM channel_chats WHERE conversation_id = $1 LIMIT 1"
+        return await self._value(statement, conversation_id) is not None
 
     async def is_waited_for(self, source: str) -> bool:
         """Return whether some chat has yet to get this."""
-        statement = "SELECT 1 AS one FROM channel_deliveries WHERE source = $1 AND ended_at IS NULL LIMIT 1"
-        return await self._one(itemgetter("one"), statement, source) is not None
+        statement = "SELECT 1 FROM channel_deliveries WHERE source = $1 AND ended_at IS NULL LIMIT 1"
+        return await self._value(statement, source) is not None
 
     async def part_sent(self, number: int, parts: int) -> None:
         """Note that so many parts have reached the chat."""
@@ -224,11 +171,10 @@ class Channels(Noun):
         """End a delivery and forget its text; a message of ``send_message`` counts as handed over."""
         row = await tx.fetchrow(END, number, now, None, 0)
         if row is not None and row["source"].startswith(SAID):
-            await tx.execute(
-                "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL",
-                now,
-                row["source"].removeprefix(SAID),
+            statement = (
+                "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL"
             )
+            await tx.execute(statement, now, row["source"].removeprefix(SAID))
 
     async def failed(self, number: int, error: str, now: int) -> None:
         """End a delivery for good and forget its text; ``untold`` lists it until ``tell`` did its work."""
@@ -236,29 +182,23 @@ class Channels(Noun):
 
     async def untold(self, channel: str, *, limit: int) -> list[Delivery]:
         """Return failed deliveries that the conversation hasn't been told of (their text is gone)."""
-        return await self._all(
-            to_delivery,
-            "SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 ORDER BY number LIMIT $2",
-            channel,
-            limit,
+        statement = (
+            "SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 ORDER BY number LIMIT $2"
         )
+        return await self._all(to_delivery, statement, channel, limit)
 
     @writes()
     async def tell(self, tx: Tx, number: int, message: NewMessage, now: int) -> bool:
         """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
         # Whoever begins a run locks its conversation: between a running run's tool calls and their
         # results nothing may stand.
-        await tx.execute(
-            """SELECT 1 FROM conversations WHERE id =
-                (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE""",
-            number,
-        )
-        row = await tx.fetchrow(
-            """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1 AND NOT EXISTS (
-            SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
-            AND runs.state = 'running') RETURNING conversation_id""",
-            number,
-        )
+        statement = """SELECT 1 FROM conversations WHERE id =
+                (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE"""
+        await tx.execute(statement, number)
+        statement = """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1
+            AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
+            AND runs.state = 'running') RETURNING conversation_id"""
+        row = await tx.fetchrow(statement, number)
         if row is not None:
             await store_messages(tx, row["conversation_id"], None, [message], now)
         return row is not None

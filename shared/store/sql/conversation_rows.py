@@ -70,13 +70,8 @@ class OutboundMessages(Noun):
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
         """Return what the conversation said after ``after``, in order."""
-        return await self._all(
-            to_outbound,
-            "SELECT * FROM outbound_messages WHERE source_id = $1 AND seq > $2 ORDER BY seq",
-            source_id,
-            after,
-            patient=True,
-        )
+        statement = "SELECT * FROM outbound_messages WHERE source_id = $1 AND seq > $2 ORDER BY seq"
+        return await self._all(to_outbound, statement, source_id, after, patient=True)
 
 
 async def mark_delivered(tx: Tx, ids: Sequence[str], now: int) -> None:
@@ -126,12 +121,8 @@ class Compactions(Noun):
 
     async def latest(self, conversation_id: str) -> Compaction | None:
         """Return the compaction in force, None if everything is sent as it is stored."""
-        return await self._one(
-            to_compaction,
-            "SELECT * FROM compactions WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1",
-            conversation_id,
-            patient=True,
-        )
+        statement = "SELECT * FROM compactions WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"
+        return await self._one(to_compaction, statement, conversation_id, patient=True)
 
     @writes(patient=True)
     async def add(
@@ -159,12 +150,8 @@ class Compactions(Noun):
 
     async def mark_archived(self, conversation_id: str, number: int) -> None:
         """Note that the messages which a compaction replaced are in the archive."""
-        await self._change(
-            "UPDATE compactions SET archived = 1 WHERE conversation_id = $1 AND number = $2",
-            conversation_id,
-            number,
-            patient=True,
-        )
+        statement = "UPDATE compactions SET archived = 1 WHERE conversation_id = $1 AND number = $2"
+        await self._change(statement, conversation_id, number, patient=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +211,7 @@ class Responses(Noun):
         """Return whether nothing was said in its conversation after it."""
         newer = """SELECT 1 FROM messages WHERE conversation_id = $1 AND text IS NOT NULL AND role = 'user'
             AND seq > (SELECT max(seq) FROM messages WHERE conversation_id = $1 AND run_id = $2) LIMIT 1"""
-        found = await self._engine.read(
-            lambda tx: tx.fetchval(newer, response.conversation_id, response.run_id)
-        )
-        return found is None
+        return await self._value(newer, response.conversation_id, response.run_id) is None
 
     @writes()
     async def remove(self, tx: Tx, response: StoredResponse) -> bool:

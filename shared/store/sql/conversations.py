@@ -266,12 +266,11 @@ async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:
     With another session's id, no host takes what it has built of the conversation for what is stored. Raises
     Conflict for any other message, and for one that was summed up already.
     """
-    last = await tx.fetchrow(
-        """SELECT id, seq, EXISTS (SELECT 1 FROM compactions WHERE conversation_id = $1 AND through_seq >= seq
-        ) AS summed_up FROM messages WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
-        ORDER BY seq DESC LIMIT 1""",
-        conversation_id,
-    )
+    statement = """SELECT id, seq,
+        EXISTS (SELECT 1 FROM compactions WHERE conversation_id = $1 AND through_seq >= seq) AS summed_up
+        FROM messages WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
+        ORDER BY seq DESC LIMIT 1"""
+    last = await tx.fetchrow(statement, conversation_id)
     if last is None or last["id"] != message_id:
         raise Conflict(f"replaces: {message_id} is not the last message", code="not_last_message")
     if last["summed_up"]:

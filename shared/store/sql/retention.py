@@ -126,11 +126,8 @@ class Pruner:
 
     async def _task_logs(self, limit: int) -> int:
         async def work(tx: Tx) -> int:
-            seen = await tx.fetch(
-                "SELECT number, task_id FROM task_runs WHERE number > $1 ORDER BY number LIMIT $2",
-                self._log_seen,
-                LOOK_AT,
-            )
+            statement = "SELECT number, task_id FROM task_runs WHERE number > $1 ORDER BY number LIMIT $2"
+            seen = await tx.fetch(statement, self._log_seen, LOOK_AT)
             gone = 0
             for task_id in {row["task_id"] for row in seen}:
                 gone += await self._one_log(tx, task_id, limit - gone)

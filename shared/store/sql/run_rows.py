@@ -128,11 +128,9 @@ async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int)
 async def _tell_chat(tx: Tx, run: Row, chat: Sequence[str], answer: Mapping[str, Any], now: int) -> None:
     """Tell the chat where the chain began how it went on; one whose own message goes on hears it anyway."""
     channel, chat_id, reply_to = chat
-    waits = await tx.fetchval(
-        """SELECT 1 FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
-        AND settled_at IS NULL AND run_id = $3""",
-        *(channel, chat_id, run["id"]),
-    )
+    statement = """SELECT 1 FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
+        AND settled_at IS NULL AND run_id = $3"""
+    waits = await tx.fetchval(statement, *(channel, chat_id, run["id"]))
     if waits is None and (text := told_of(answer.get("result") or "", answer)):
         saying = Saying(f"run:{run['id']}", text, reply_to)
         await say(tx, channel, chat_id, run["conversation_id"], saying, now)
@@ -230,11 +228,10 @@ def _without_tokens(asked: str | None) -> str | None:
 
 async def _to_begin_again(tx: Tx, run_id: str) -> Row:
     """Return the cut-off run; raises Conflict where its conversation has gone on, or somebody stopped it."""
-    row = await tx.fetchrow(
-        """SELECT * FROM runs AS r WHERE id = $1 AND code = 'retryable' AND again IS NOT NULL AND NOT EXISTS
-        (SELECT 1 FROM runs AS n WHERE n.conversation_id = r.conversation_id AND n.number > r.number)""",
-        run_id,
-    )
+    statement = """SELECT * FROM runs AS r WHERE id = $1 AND code = 'retryable' AND again IS NOT NULL
+        AND NOT EXISTS (
+            SELECT 1 FROM runs AS n WHERE n.conversation_id = r.conversation_id AND n.number > r.number)"""
+    row = await tx.fetchrow(statement, run_id)
     if row is None:
         raise Conflict(f"Run {run_id} is not to be begun again.")
     return row
@@ -258,17 +255,15 @@ def _chain(run_id: str, before: Row | None) -> Chain:
 
 async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
-    taken: Row | None = await tx.fetchrow(
-        """UPDATE conversations SET fence = fence + 1 WHERE id = $1
+    statement = """UPDATE conversations SET fence = fence + 1 WHERE id = $1
         RETURNING fence, session_id, temporary, trusted, principal_id,
             principal_id = 'operator' OR principal_lives(principal_id) AS lives,
             (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,
             (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction,
             (SELECT max(ready_at) FROM runs WHERE conversation_id = $1 AND ready_at IS NOT NULL) AS ready_at,
             EXISTS (SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL) AS waits,
-            EXISTS (SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running') AS running""",
-        conversation_id,
-    )
+            EXISTS (SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running') AS running"""
+    taken: Row | None = await tx.fetchrow(statement, conversation_id)
     if taken is None or taken["principal_id"] != principal_id:
         raise NoConversation(conversation_id)
     if not taken["lives"]:
@@ -281,11 +276,9 @@ async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Ro
 async def _overtake(tx: Tx, conversation_id: str, now: int) -> None:
     """End the conversation's run if its owner is gone; raises ConversationBusy."""
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
-    stale = await tx.fetch(
-        """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= lease_now()
-        FOR UPDATE SKIP LOCKED""",
-        conversation_id,
-    )
+    statement = """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running'
+        AND lease_until <= lease_now() FOR UPDATE SKIP LOCKED"""
+    stale = await tx.fetch(statement, conversation_id)
     for row in stale:
         await cut_off_run(tx, row, now)
     running = await tx.fetchval(

@@ -233,14 +233,10 @@ class Runs(Noun):
 
     async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
         """Return stored events with a larger ``seq``, in order."""
-        return await self._all(
-            to_event,
-            "SELECT seq, name, data FROM run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-            run_id,
-            after,
-            limit,
-            patient=True,
+        statement = (
+            "SELECT seq, name, data FROM run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
         )
+        return await self._all(to_event, statement, run_id, after, limit, patient=True)
 
     @writes()
     async def recover(self, tx: Tx, now: int, *, all_but: str | None = None) -> list[str]:
@@ -251,11 +247,9 @@ class Runs(Noun):
         """
         # A row that somebody holds right now is being renewed, ended or recovered already. Sorted by `+`:
         # in the order of the table all runs there ever were would be looked at.
-        stale = await tx.fetch(
-            """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
-            OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED""",
-            all_but,
-        )
+        statement = """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
+            OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED"""
+        stale = await tx.fetch(statement, all_but)
         for row in stale:
             await run_rows.cut_off_run(tx, row, now)
         return [row["id"] for row in stale]
@@ -270,13 +264,8 @@ class Runs(Noun):
     ) -> None:
         """Store the answer for a key (routes that are not runs)."""
         await leases.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
-        await tx.execute(
-            "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4",
-            status,
-            jsons.dumps(body),
-            idempotency.route,
-            idempotency.key,
-        )
+        statement = "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4"
+        await tx.execute(statement, status, jsons.dumps(body), idempotency.route, idempotency.key)
 
     @writes()
     async def ask_cancel(self, tx: Tx, conversation_id: str, run_id: str | None = None) -> str | None:

@@ -101,11 +101,9 @@ async def _answer_questions(tx: Tx, new: NewRun, conversation_id: str) -> bool:
     """Let a message be the answer to the questions that wait; return whether there were any."""
     if new.message is None or new.replaces is not None or not (new.message.text or "").strip():
         return False
-    answered = await tx.execute(
-        f"""UPDATE approvals SET status = 'answered', message = $2, decided_at = $3, decided_by = $4
-        WHERE {PENDING} AND kind = 'question' AND reason <> '{ELICITATION}'""",
-        *(conversation_id, new.message.text, new.now, jsons.dumps(new.by)),
-    )
+    statement = f"""UPDATE approvals SET status = 'answered', message = $2, decided_at = $3, decided_by = $4
+        WHERE {PENDING} AND kind = 'question' AND reason <> '{ELICITATION}'"""
+    answered = await tx.execute(statement, *(conversation_id, new.message.text, new.now, jsons.dumps(new.by)))
     return answered > 0
 
 
@@ -123,11 +121,9 @@ async def settle(
     """
     allowed = unmade if unmade is ApprovalStatus.INTERRUPTED else ApprovalStatus.DROPPED
     for status, becomes in ((ApprovalStatus.PENDING, unmade), (ApprovalStatus.ALLOWED, allowed)):
-        await tx.execute(
-            f"""UPDATE approvals SET status = $3, decided_at = $4, decided_by = coalesce(decided_by, $5)
-            WHERE {STEP} AND status = $2""",
-            *(conversation_id, status, becomes, now, jsons.dumps(by) if by else None),
-        )
+        statement = f"""UPDATE approvals SET status = $3, decided_at = $4,
+            decided_by = coalesce(decided_by, $5) WHERE {STEP} AND status = $2"""
+        await tx.execute(statement, *(conversation_id, status, becomes, now, jsons.dumps(by) if by else None))
     step = await tx.fetch(f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
     if not step:
         return False

@@ -120,20 +120,14 @@ async def give_back(tx: Tx, claim: Row) -> None:
         return
     await tx.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
     manual = claim["slot"].startswith(task_rows.MANUAL)
-    await tx.execute(
-        "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1",
-        claim["task_id"],
-        task_rows.FREE,
-        0 if manual else 1,
-    )
+    statement = "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1"
+    await tx.execute(statement, claim["task_id"], task_rows.FREE, 0 if manual else 1)
     if manual:
         return
-    await tx.execute(
-        "UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1 WHERE id = $1 AND plan = $3",
-        claim["task_id"],
-        int(claim["slot"]),
-        claim["plan"],
+    statement = (
+        "UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1 WHERE id = $1 AND plan = $3"
     )
+    await tx.execute(statement, claim["task_id"], int(claim["slot"]), claim["plan"])
 
 
 async def _claim(tx: Tx, row: Row, by: Claimant) -> task_rows.Claimed | None:

@@ -79,11 +79,9 @@ async def keep_quota(tx: Tx, conversation_id: str, quota: int) -> None:
 
 
 async def _make_room(tx: Tx, conversation_id: str, count: int) -> None:
-    removed = await tx.fetchval(
-        """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
-            WHERE conversation_id = $1 AND status = 'completed') RETURNING number""",
-        conversation_id,
-    )
+    statement = """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
+            WHERE conversation_id = $1 AND status = 'completed') RETURNING number"""
+    removed = await tx.fetchval(statement, conversation_id)
     if removed is None:
         raise Conflict(
             f"Conversation {conversation_id} owns {count} tasks, which is the limit; cancel one first.",
@@ -105,13 +103,11 @@ async def _keep_of_principal(tx: Tx, principal_id: str, limit: int) -> None:
 
 async def remove_own_conversation(tx: Tx, conversation_id: str) -> None:
     """Remove a task's own hidden conversation with its task, unless something runs in its name."""
-    await tx.execute(
-        """DELETE FROM conversations WHERE id = $1 AND temporary = 1 AND owner_id = $1
+    statement = """DELETE FROM conversations WHERE id = $1 AND temporary = 1 AND owner_id = $1
         AND NOT EXISTS (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1)
         AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND conversation_id IN
-            (SELECT id FROM conversations WHERE temporary = 1 AND owner_id = $1))""",
-        conversation_id,
-    )
+            (SELECT id FROM conversations WHERE temporary = 1 AND owner_id = $1))"""
+    await tx.execute(statement, conversation_id)
 
 
 TRIES: Final = 3

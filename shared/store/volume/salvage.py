@@ -194,13 +194,12 @@ def _put(out: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
 
 def _tie_up(out: sqlite3.Connection) -> None:
     """Give messages without a conversation one again, and drop other rows that point to nothing."""
-    out.execute(
-        """INSERT INTO conversations
+    statement = """INSERT INTO conversations
             (id, session_id, owner_id, created_at, last_activity, message_count, next_seq)
         SELECT conversation_id, 'salvaged-' || conversation_id, conversation_id, min(created_at),
             max(created_at), count(text), max(seq) + 1 FROM messages
         WHERE conversation_id NOT IN (SELECT id FROM conversations) GROUP BY conversation_id"""
-    )
+    out.execute(statement)
     for table in tables(out):
         for key in out.execute(f"PRAGMA foreign_key_list({table})").fetchall():
             out.execute(

@@ -107,14 +107,14 @@ async def test_a_chat_does_not_slip_into_a_conversation_that_was_not_its_own(sto
 async def test_a_chat_joins_the_main_conversation_and_goes_back(store: Store) -> None:
     await store.conversations.create("main", T0)
     home = await store.channels.enter(ANN, T0)
-    await store.channels.join(ANN, "main", T0)
+    await store.channels.join(ANN, "main")
     assert await store.channels.enter(ANN, T0) == "main"
     assert await store.channels.members("tg", "main") == [ANN]
     await store.channels.leave("tg", "7", "main")
     assert await store.channels.enter(ANN, T0) == home
     assert await store.channels.members("tg", "main") == []
     with pytest.raises(NotFound):
-        await store.channels.join(ANN, "nowhere", T0)
+        await store.channels.join(ANN, "nowhere")
 
 
 async def test_who_spoke_last_in_a_chat_is_remembered(store: Store) -> None:
@@ -128,7 +128,7 @@ async def test_what_an_agent_says_goes_to_every_chat_of_the_conversation(store: 
     await store.conversations.create("main", T0)
     bob = Chat("tg", "8", True, "8")
     for chat in (ANN, bob):
-        await store.channels.join(chat, "main", T0)
+        await store.channels.join(chat, "main")
     message = await store.outbound.add("main", "main", "good morning", "Pico", T0)
     assert await store.channels.chats_due("tg", T0, limit=9) == ["7", "8"]
     due = await store.channels.next_delivery("tg", "8", T0)

@@ -222,7 +222,7 @@ async def test_a_suspended_principals_tasks_wait_for_it_and_for_nobody_else(stor
 async def test_what_a_suspended_principal_has_to_say_to_a_chat_waits(store: Store) -> None:
     made = await store.principals.add(a_principal("a"))
     await store.conversations.create("c", T0, principal_id="prin-a")
-    await store.channels.join(Chat("x", "7", True, "7", "Ann"), "c", T0)
+    await store.channels.join(Chat("x", "7", True, "7", "Ann"), "c")
     await store.outbound.add("c", "c", "hello", "assistant", T0)
 
     async def waiting() -> list[str]:
