@@ -214,8 +214,8 @@ class Run:
     waits: bool
 
 
-class Branch(NamedTuple):
-    """Where a conversation branches off: at the end of a run of another one."""
+class After(NamedTuple):
+    """A run after which something is said: in its conversation, or in one that branches off there."""
 
     conversation_id: str
     run_id: str
@@ -233,7 +233,8 @@ class NewRun:
     goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
     may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
     place this one is begun. ``begun_by``: see ``Conversation``. ``lifts``: it may pass budgets.
-    ``webhook`` hears of it and of what continues it. ``branch``: what a conversation that is made now knows.
+    ``webhook`` hears of it and of what continues it. ``after``: what its message goes on from; a conversation
+    that is made now knows what was said up to there, in another nothing may have been said since.
     """
 
     run_id: str
@@ -260,7 +261,7 @@ class NewRun:
     begun_by: str | None = None
     lifts: bool = False
     webhook: Webhook | None = None
-    branch: Branch | None = None
+    after: After | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def new_run(spec: RunSpec, principal: Principal, limits: RunLimits, redactor: Re
         },
         lifts=spec.allow_tokens is not None,
         webhook=spec.webhook,
-        branch=spec.branch,
+        after=spec.after,
     )
 
 

@@ -27,7 +27,7 @@ from shared.shapes import Shape, view
 from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
-from shared.values import Block, Branch, Enclosed, Idempotency, Lease
+from shared.values import After, Block, Enclosed, Idempotency, Lease
 from shared.webhook_values import Webhook
 
 Ended = Literal["success", "timeout", "error", "paused"]
@@ -193,7 +193,7 @@ class RunSpec:
     came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
     to it; ``begun_by``: the conversation for which another agent begins this one. ``chat``: which chat hears
     the end of what goes on after it (channel, chat, message that is replied to). ``webhook`` hears of
-    the run. ``branch``: what the new conversation knows.
+    the run. ``after``: see ``NewRun``.
     """
 
     message: str | None
@@ -239,7 +239,7 @@ class RunSpec:
     depth: int = 0
     begun_by: str | None = None
     webhook: Webhook | None = None
-    branch: Branch | None = None
+    after: After | None = None
     chat: Sequence[str | None] = ()
 
     @property

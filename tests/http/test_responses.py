@@ -109,6 +109,21 @@ def test_of_two_that_go_on_at_once_one_forks(gpt: openai.OpenAI) -> None:
     assert len(set(homes)) == 4
 
 
+def test_one_that_waited_for_its_place_forks_where_the_conversation_went_on_meanwhile(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(settings={"MAX_CONCURRENT_RUNS": "1", "QUEUE_MS": "60000"}).start()
+    with door(host) as gpt, ThreadPoolExecutor(2) as pool, host.client() as client:
+        first = say(gpt, "one")
+        holds = say(gpt, directive(hang=True), background=True)
+        asked = [pool.submit(say, gpt, text, previous_response_id=first.id) for text in ("two", "three")]
+        until(lambda: "picoclaw_waiting_runs 2" in client.get("/metrics").text)
+        gpt.responses.cancel(holds.id)
+        went = [each.result() for each in asked]
+        assert sorted(each.metadata.get("forked", "") for each in went) == ["", "true"]
+        assert len({home(each) for each in went}) == 2
+
+
 def test_what_is_deleted_is_gone_once_and_nothing_goes_on_from_it(
     host: HostProcess, gpt: openai.OpenAI
 ) -> None:

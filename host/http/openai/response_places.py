@@ -23,7 +23,7 @@ from shared.errors import InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
-from shared.values import Branch, Conversation, Event, Run, RunState
+from shared.values import After, Conversation, Event, Run, RunState
 
 Given = dict[str, Any]
 """An item of a response."""
@@ -147,11 +147,16 @@ class Place:
     previous: StoredResponse | None = None
 
     @property
-    def branch(self) -> Branch | None:
-        """Where the conversation that is made for it branches off."""
-        if self.previous is None or self.thread.new_id is None:
+    def after(self) -> After | None:
+        """After what its message is said."""
+        if self.previous is None or self.thread.last.role != "user":
             return None
-        return Branch(self.previous.conversation_id, self.previous.run_id)
+        return After(self.previous.conversation_id, self.previous.run_id)
+
+    @property
+    def forks(self) -> bool:
+        """Whether it goes on in a conversation of its own."""
+        return self.previous is not None and self.thread.new_id is not None
 
     def forked(self) -> Place:
         """Return the same in a conversation of its own, which knows what was said up to ``previous``."""

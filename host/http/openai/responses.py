@@ -86,7 +86,7 @@ class ResponsesApi(Api):
             background=bool(body.background),
             live=bool(body.background or body.stream),
             preface=thread.preface if place.new else spec.preface,
-            branch=place.branch,
+            after=place.after,
             idempotency=await idempotency(request),
         )
         if body.store is False:
@@ -105,8 +105,7 @@ class ResponsesApi(Api):
             # Two that go on from the same response: this one is the second.
             place = place.forked()
             thread = place.thread
-            spec = dataclasses.replace(spec, new_conversation_id=thread.new_id, branch=place.branch)
-            spec = dataclasses.replace(spec, conversation_id=None)
+            spec = dataclasses.replace(spec, conversation_id=None, new_conversation_id=thread.new_id)
             turn = await self._chat.begin(request, chat, thread, spec, field="input")
         response = await self._begun(body, place, turn)
         headers = {**turn.headers, **NO_RETRY}
@@ -172,7 +171,7 @@ class ResponsesApi(Api):
     async def _begun(self, body: ResponseRequest, place: Place, turn: Turn) -> Response:
         """Store a response whose run has begun; one that isn't to be stored is only made."""
         echo = body.echo()
-        if place.branch is not None:
+        if place.forks:
             echo["metadata"] = {**echo["metadata"], "forked": "true"}
         stored = StoredResponse(
             id=f"resp-{turn.run_id.removeprefix('run-')}",

@@ -14,7 +14,7 @@ from shared.store.rows import Noun, reader, writes
 from shared.store.sql import conversations, usage
 from shared.store.sql.leases import hold
 from shared.usage_values import Spending
-from shared.values import Branch, Compaction, Lease
+from shared.values import After, Compaction, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,8 @@ class Responses(Noun):
 
     async def is_last(self, response: StoredResponse) -> bool:
         """Return whether nothing was said in its conversation after it."""
-        newer = """SELECT 1 FROM messages WHERE conversation_id = $1 AND text IS NOT NULL AND role = 'user'
-            AND seq > (SELECT max(seq) FROM messages WHERE conversation_id = $1 AND run_id = $2) LIMIT 1"""
-        return await self._value(newer, response.conversation_id, response.run_id) is None
+        after = After(response.conversation_id, response.run_id)
+        return await self._engine.read(lambda tx: is_last(tx, after))
 
     @writes()
     async def remove(self, tx: Tx, response: StoredResponse) -> bool:
@@ -221,7 +220,14 @@ class Responses(Noun):
         return response.made_conversation and not await tx.fetchval(left, response.conversation_id)
 
 
-async def branch(tx: Tx, of: Branch, conversation_id: str, principal_id: str, now: int) -> None:
+async def is_last(tx: Tx, run: After) -> bool:
+    """Return whether nothing was said in a run's conversation after it."""
+    newer = """SELECT 1 FROM messages WHERE conversation_id = $1 AND text IS NOT NULL AND role = 'user'
+        AND seq > (SELECT max(seq) FROM messages WHERE conversation_id = $1 AND run_id = $2) LIMIT 1"""
+    return await tx.fetchval(newer, *run) is None
+
+
+async def branch(tx: Tx, of: After, conversation_id: str, principal_id: str, now: int) -> None:
     """Make a conversation that has what was said in another one up to a run's end.
 
     Raises NoConversation, Suspended.

@@ -11,7 +11,7 @@ from shared.store.contract import Row, Tx
 from shared.store.sql import audit, conversations, leases, steps, usage, webhooks
 from shared.store.sql.channels import say
 from shared.store.sql.chats import Saying, told_of
-from shared.store.sql.conversation_rows import branch
+from shared.store.sql.conversation_rows import branch, is_last
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.leases import hold
 from shared.store.sql.task_rows import Outcome, end_waiting
@@ -149,8 +149,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         again = await _to_begin_again(tx, new.begun_again)
     if again is not None:
         conversation_id = again["conversation_id"]
-    elif new.branch is not None:
-        await branch(tx, new.branch, conversation_id, new.principal_id, new.now)
+    elif new.create and new.after is not None:
+        await branch(tx, new.after, conversation_id, new.principal_id, new.now)
     elif new.create and new.message is not None:
         await conversations.insert(
             tx,
@@ -169,6 +169,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
             before = await tx.fetchrow("SELECT * FROM runs WHERE id = $1", new.claim.run_id)
     taken = await _take(tx, conversation_id, new.principal_id, new.now)
     goes_on = again is not None or new.message is None
+    if new.after is not None and not (goes_on or new.create or await is_last(tx, new.after)):
+        raise ConversationBusy(conversation_id)
     if new.ready and taken["ready_at"] is None:
         raise ConversationBusy(conversation_id)
     if taken["principal_id"] != OPERATOR:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.errors import NoConversation
+from shared.errors import ConversationBusy, NoConversation
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
-from shared.values import Branch
+from shared.values import After
 from tests.contract.store.making import T0, a_run, an_end, said
 
 
@@ -23,8 +23,10 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     first, second = await answered(store, "1"), await answered(store, "2")
     assert not await store.responses.is_last(first)
     assert await store.responses.is_last(second)
-    branch = Branch("c", first.run_id)
-    lease = await store.runs.begin(a_run("3", "fork", branch=branch))
+    after = After("c", first.run_id)
+    with pytest.raises(ConversationBusy):
+        await store.runs.begin(a_run("3", after=after))
+    lease = await store.runs.begin(a_run("3", "fork", create=True, after=after))
     told = [entry.text for entry in await store.conversations.history("fork")]
     assert told[:3] == [entry.text for entry in await store.conversations.history("c")][:3]
     forked = await store.conversations.get("fork")
@@ -33,7 +35,7 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     assert [entry.seq for entry in await store.conversations.history("fork")] == [1, 2, 3, 4]
     assert lease.conversation_id == "fork"
     with pytest.raises(NoConversation):
-        await store.runs.begin(a_run("4", "other", branch=branch._replace(conversation_id="gone")))
+        await store.runs.begin(a_run("4", "other", create=True, after=after._replace(conversation_id="gone")))
     assert await store.conversations.get("other") is None
 
 
