@@ -272,6 +272,8 @@ class WebhookSender:
             self._ended.append((delivery, Tried(WRONG_KEY, now, "seal_key")))
             return b""
         body = body_of(delivery, self._ledger.redactor, content=webhook.content)
+        # Names that a principal chose are told as it says them.
+        body = body.replace(stored_name(webhook.principal_id, "").encode(), b"")
         headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
         self._trying[delivery.number] = Trying(delivery, webhook, anyio.current_time())
         return self._client().request(delivery.number, webhook.url, headers, body)

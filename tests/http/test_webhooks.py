@@ -263,8 +263,9 @@ def test_principals_have_webhooks_of_their_own(
     own = a_webhook(client, receiver, "run.ended")
     with somebody(hooked, "ann") as ann, somebody(hooked, "bob") as bob:
         hers = a_webhook(ann.client, receiver, "run.ended")
-        said = ann.chat("hello")
-        receiver.wait(2)
+        said = ann.chat("hello", conversation_id="main")
+        told = {each.event["data"]["conversation_id"] for each in receiver.wait(2)}
+        assert told == {"main", f"{ann.id}+main"}
         for webhook in (everything, own):
             assert ann.client.get(f"/webhooks/{webhook['id']}").status_code == 404
         for path in ("", "/deliveries"):
