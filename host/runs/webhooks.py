@@ -46,7 +46,7 @@ ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
 SWEEP_EVERY_S: Final = 60.0
 ROUND_S: Final = 0.1
-"""Until the next round where more is due than could be begun."""
+"""Until the next round where more is due: by then there is more to be told together."""
 AT_ONCE: Final = 16
 """Tries of a host."""
 FAILING_AT_ONCE: Final = AT_ONCE // 2
@@ -241,7 +241,7 @@ class WebhookSender:
         except Exception:
             logger.exception("Webhooks could not be told; the next round tries again")
             return LOOK_EVERY_S
-        return (0 if found or ended else ROUND_S) if more and room else LOOK_EVERY_S
+        return ROUND_S if more and room else LOOK_EVERY_S
 
     async def _count(self, ended: list[tuple[WebhookDelivery, Tried]]) -> None:
         for delivery, tried in ended:

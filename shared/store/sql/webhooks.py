@@ -231,26 +231,27 @@ class Webhooks(Noun):
         await self._before_disabling(tries)
         here = (now, int(alone), owner)
         look = rows.there(await self._engine.read(lambda tx: tx.fetchrow(LOOK, *here)))
-        made, fresh = 0, list[tuple[WebhookDelivery, Webhook]]()
+        fresh: list[tuple[WebhookDelivery, Webhook]] = []
 
-        async def begun(tx: Tx) -> tuple[int, list[tuple[WebhookDelivery, Webhook]]]:
+        async def begun(tx: Tx) -> tuple[Row, list[tuple[WebhookDelivery, Webhook]]]:
             await _note_all(tx, tries, now)
             last = await tx.fetchval("SELECT coalesce(max(number), 0) FROM webhook_deliveries")
             made = await _fan_out(tx) if limit and look["events"] else 0
             fresh = await tx.fetch(FRESH, last, limit) if made and not look["waits"] else ()
-            return made, await _take(tx, fresh, alone, owner)
+            taken = await _take(tx, fresh, alone, owner)
+            return rows.there(await tx.fetchrow(LOOK, *here)), taken
 
         if tries or (limit and look["events"]):
-            made, fresh = await self._engine.write(begun, durably=not look["waits"])
-        if fresh or not limit or not (look["waits"] or made or tries):
-            return fresh, bool(fresh)
+            look, fresh = await self._engine.write(begun, durably=not look["waits"])
+        if fresh or not limit or not look["waits"]:
+            return fresh, bool(fresh or look["events"])
         due = await self._engine.read(lambda tx: tx.fetch(DUE, *here, limit), long=True)
-        more = made == EVENTS_AT_ONCE or len(due) == limit or any(row["several"] for row in due)
+        more = look["events"] or len(due) == limit or any(row["several"] for row in due)
         fails = [row["number"] for row in due if row["failing"]][max(failing, 0) :]
         chosen = [row for row in due if row["number"] not in fails]
         if not chosen:
-            return [], made == EVENTS_AT_ONCE
-        return await self._engine.write(lambda tx: _take(tx, chosen, alone, owner), durably=True), more
+            return [], bool(look["events"])
+        return await self._engine.write(lambda tx: _take(tx, chosen, alone, owner), durably=True), bool(more)
 
     async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
         """Note how tries went, but those that another host has taken over, or that were begun anew."""
