@@ -187,7 +187,10 @@ class ResponsesApi(Api):
         if body.store is not False:
             await self._store.responses.add(stored)
             stored = await self._store.responses.get(stored.id, None) or stored
-        return self._reader.begun(stored)
+        response = self._reader.begun(stored)
+        if turn.run is None:
+            response.run = await self._store.runs.find(turn.run_id, None)
+        return response
 
     async def _stored(self, request: Request) -> StoredResponse:
         return await self._reader.stored(caller_of(request), request.path_params["id"])
