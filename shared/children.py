@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Generic, TypeVar, cast
 
@@ -25,6 +25,22 @@ STOP_S: Final = 5.0
 """How long a process may take to end once its socket is closed."""
 SOCKET_BYTES: Final = 64 * 1024
 """What waits in the socket: what the host's event loop takes in at once is no more than that."""
+
+
+async def begun(
+    module: str, theirs: socket.socket, environment: Mapping[str, str], *arguments: str
+) -> Process:
+    """Start ``python -m module`` with its side of a socket; raises OSError."""
+    return await anyio.open_process(
+        [sys.executable, "-I", "-m", module, str(theirs.fileno()), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None,
+        env=environment,
+        cwd=os.sep,
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,  # the terminal's Ctrl-C is for the host
+    )
 
 
 class Stopping(ConnectionError):
@@ -115,16 +131,7 @@ class Child(Generic[L]):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = await anyio.open_process(
-                    [sys.executable, "-I", "-m", self._module, str(theirs.fileno()), *self._arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=None,
-                    env=self.environment(),
-                    cwd=os.sep,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # the terminal's Ctrl-C is for the host
-                )
+                self._process = await begun(self._module, theirs, self.environment(), *self._arguments)
             except OSError:
                 ours.close()
                 raise

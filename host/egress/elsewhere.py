@@ -7,50 +7,38 @@ frames of answers that came together, a list of JSON: a number and an ``Answer``
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 from host.egress.receivers import Answer, Receivers
-from shared.children import Child, Link, serve
+from shared.children import Link, serve
 from shared.jsons import dump_bytes, loads
 from shared.processes import framed
 
 logger = logging.getLogger("picoclaw.webhooks")
 
 LONGEST: Final = 1 << 20
+Request = tuple[int, str, dict[str, str], bytes]
+"""Its number, the address, headers and the body."""
 TOGETHER_S: Final = 0.02
 """So long answers wait for others: to be woken takes the host longer than to hear one of them."""
 
 
-class ReceiversElsewhere(Child["Telling"]):
-    """The process begins with the first request, and anew where it has ended.
-
-    ``heard`` is called with the number of each request and its answer; ``lost`` when the process has ended:
-    nobody knows what came of those that have no answer.
-    """
-
-    def __init__(
-        self,
-        allowed_hosts: frozenset[str],
-        version: str,
-        heard: Callable[[int, Answer], None],
-        lost: Callable[[], None],
-    ) -> None:
-        super().__init__(__name__, partial(Telling, heard, lost), version, *allowed_hosts)
-
-    @staticmethod
-    def request(number: int, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        """Return what the process is sent to have it send a body."""
-        return framed(dump_bytes([number, url, headers]) + b"\n" + body, LONGEST)
-
-
 class Telling(Link):
-    """The host's side."""
+    """The host's side. ``heard`` is called with the number of a request and its answer.
+
+    ``lost`` is called when the process has ended: nobody knows what came of requests without an answer.
+    """
 
     def __init__(self, heard: Callable[[int, Answer], None], lost: Callable[[], None]) -> None:
         super().__init__(LONGEST, lost)
         self._heard = heard
+
+    def post(self, requests: Iterable[Request]) -> None:
+        """Have bodies sent; together, because each time the process is woken costs both."""
+        framed_all = (framed(dump_bytes([*head]) + b"\n" + body, LONGEST) for *head, body in requests)
+        self.transport.write(b"".join(framed_all))
 
     def data_received(self, data: bytes) -> None:
         """Pass the answers on (asyncio's call)."""

@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from shared import jsons
+from shared.children import begun
 from shared.principals import OPERATOR
 from shared.processes import terminate
 
@@ -194,16 +192,7 @@ class Zygote:
             self._control, self._inherited = _pair()
             self.cold = True
         with self._inherited:
-            process = await anyio.open_process(
-                [sys.executable, "-I", "-m", "mcp_server.zygote", str(self._inherited.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None,
-                env=self._place.environment(),
-                cwd=os.sep,
-                pass_fds=(self._inherited.fileno(),),
-                start_new_session=True,  # the terminal's Ctrl-C is for the host
-            )
+            process = await begun("mcp_server.zygote", self._inherited, self._place.environment())
         self.pid = process.pid
         try:
             async with anyio.create_task_group() as group:

@@ -13,12 +13,14 @@ import hashlib
 import hmac
 import logging
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 
 from host.runs.meter import Ledger
 from host.runs.webhook_events import body_of
+from shared.children import Child
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 from shared.principals import stored_name
@@ -27,7 +29,7 @@ from shared.settings import Settings
 from shared.webhook_values import TEST, TRIED_FOR_MS, Disabled, Tried, Webhook, WebhookDelivery
 
 if TYPE_CHECKING:
-    from host.egress.elsewhere import ReceiversElsewhere
+    from host.egress.elsewhere import Request, Telling
     from host.egress.receivers import Answer
 
 logger = logging.getLogger("picoclaw.webhooks")
@@ -164,7 +166,7 @@ class WebhookSender:
         self._trying: dict[int, Trying] = {}
         self._ended: list[tuple[WebhookDelivery, Tried]] = []
         self._swept = -SWEEP_EVERY_S
-        self._receivers: ReceiversElsewhere | None = None
+        self._receivers: Child[Telling] | None = None
 
     def wake(self) -> None:
         """Look for deliveries now: there may be some."""
@@ -251,18 +253,10 @@ class WebhookSender:
                 await self._tell_failing(delivery.webhook_id, tried.error)
 
     async def _tell_all(self, found: list[tuple[WebhookDelivery, Webhook]]) -> None:
-        """Have all be sent at once: each time the other process is woken costs both."""
         link = await self._client().link()
-        link.transport.write(b"".join(self._requested(*each) for each in found))
+        link.post([request for each in found if (request := self._request(*each)) is not None])
 
-    def _requested(self, delivery: WebhookDelivery, webhook: Webhook) -> bytes:
-        try:
-            return self._request(delivery, webhook)
-        except Exception:  # the others are told all the same
-            logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
-            return b""
-
-    def _request(self, delivery: WebhookDelivery, webhook: Webhook) -> bytes:
+    def _request(self, delivery: WebhookDelivery, webhook: Webhook) -> Request | None:
         now = now_ms()
         kept = [webhook.secret]
         if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
@@ -270,13 +264,17 @@ class WebhookSender:
         keys = [self.secrets.opened(webhook.id, each) for each in kept]
         if keys[0] is None:
             self._ended.append((delivery, Tried(WRONG_KEY, now, "seal_key")))
-            return b""
-        body = body_of(delivery, self._ledger.redactor, content=webhook.content)
+            return None
+        try:
+            body = body_of(delivery, self._ledger.redactor, content=webhook.content)
+        except Exception:  # the others are told all the same
+            logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
+            return None
         # Names that a principal chose are told as it says them.
         body = body.replace(stored_name(webhook.principal_id, "").encode(), b"")
         headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
         self._trying[delivery.number] = Trying(delivery, webhook, anyio.current_time())
-        return self._client().request(delivery.number, webhook.url, headers, body)
+        return delivery.number, webhook.url, headers, body
 
     def _heard(self, number: int, answer: Answer) -> None:
         if (tried := self._trying.pop(number, None)) is not None:
@@ -295,13 +293,12 @@ class WebhookSender:
             logger.error("The process that tells webhooks doesn't answer; it is ended")
             self._receivers.kill()
 
-    def _client(self) -> ReceiversElsewhere:
+    def _client(self) -> Child[Telling]:
         if self._receivers is None:
-            from host.egress.elsewhere import ReceiversElsewhere
+            from host.egress.elsewhere import Telling
 
-            self._receivers = ReceiversElsewhere(
-                allowed_hosts(self._settings), self._settings.version, self._heard, self._lost
-            )
+            make, allowed = partial(Telling, self._heard, self._lost), allowed_hosts(self._settings)
+            self._receivers = Child("host.egress.elsewhere", make, self._settings.version, *allowed)
         return self._receivers
 
     async def _sweep(self) -> None:

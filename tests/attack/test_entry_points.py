@@ -24,8 +24,7 @@ BOTS: dict[str, BotApi] = {}
 
 SPAWNERS = {
     "host/sandbox/supervisor.py": "the supervisor",
-    "shared/children.py": "the process with the model's client, and the one that tells webhooks",
-    "host/mcp_clients/zygote.py": "the tool servers' zygote",
+    "shared/children.py": "the model's client, what tells webhooks, and the tool servers' zygote",
     "host/schemas/__init__.py": "judges schemas of strangers, with bounds on time and memory",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/store.py": "pg_dump and pg_restore, for the operator at the command line",

@@ -7,11 +7,13 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from host.egress.elsewhere import ReceiversElsewhere
+from host.egress.elsewhere import Telling
 from host.egress.receivers import Answer
+from shared.children import Child
 from tests.fakes.receiver import Answer as Said
 from tests.fakes.receiver import receiving
 
@@ -22,13 +24,14 @@ class Client:
     """Tells from another process, and waits for what it hears of that."""
 
     def __init__(self) -> None:
-        self.elsewhere = ReceiversElsewhere(frozenset({"127.0.0.1"}), "1", self._heard, self._lost)
+        make = partial(Telling, self._heard, self._lost)
+        self.elsewhere = Child("host.egress.elsewhere", make, "1", "127.0.0.1")
         self._asked: dict[int, asyncio.Future[Answer]] = {}
 
     async def post(self, url: str, name: str = "evt-1") -> Answer:
         link, number = await self.elsewhere.link(), len(self._asked)
         self._asked[number] = asyncio.get_running_loop().create_future()
-        link.transport.write(self.elsewhere.request(number, url, {"webhook-id": name}, BODY))
+        link.post([(number, url, {"webhook-id": name}, BODY)])
         return await self._asked[number]
 
     async def until_told(self, url: str, name: str = "evt-1") -> None:
