@@ -135,7 +135,7 @@ class Asking:
         """Offer these tools from now on."""
         if tools != self.tools:
             self.tools = tools
-            self.window.tools_changed()
+            self.window.prefix = None
 
     async def reply(self, messages: list[Message]) -> Reply:
         """Return the next reply, which may be sent back. The messages may be shortened. Raises Ending."""
@@ -166,7 +166,7 @@ class Asking:
             self.media = self.media or Media(self.options.kept)
             request["messages"] = await self.media.sent(request["messages"], documents=documents)
         try:
-            reply = await self._tries(model, within_output(request))
+            reply = await self._tries(model, within_output(request) if "thinking" in request else request)
         except ModelError as error:
             await self._recover(error, messages, bare, mended)
             return None

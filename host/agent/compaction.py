@@ -118,11 +118,6 @@ def fitting(parts: Sequence[Part], count: int, room: int) -> tuple[int, bool] | 
     return None
 
 
-def first_unit(parts: Sequence[Part], most: int) -> int:
-    """Return the fewest messages that can be parted from the rest, at most so many."""
-    return next((at for at in range(1, most) if parts[at].parts), most)
-
-
 def turn_begins(parts: Sequence[Part]) -> int:
     """Return the seq of the newest message that opens a turn, 0 if there is none."""
     return next((part.seq for part in reversed(parts) if part.opens), 0)

@@ -176,7 +176,8 @@ class Compactor(Window):
         taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)
         made = None
         if taken is None:
-            first = kept[: planning.first_unit(parts, chosen.count)]
+            most = chosen.count
+            first = kept[: next((at for at in range(1, most) if parts[at].parts), most)]
         else:
             count, shorter = taken
             first = kept[:count]

@@ -195,19 +195,15 @@ class Progress:
             result = results[call["id"]]
             if result.is_error:
                 failed[_key(call, result.text)] = call["id"]
-            elif not self._read_only(call["name"]):
-                self._acted(_key(call))
+            elif not self._read_only(call["name"]) and (done := _key(call)) not in self._done:
+                self._done.add(done)
+                self._failures.clear()
         self._failures.update(failed.keys())
         return {
             call_id: _AGAIN.format(times=self._failures[key], most=MOST_FAILURES)
             for key, call_id in failed.items()
             if self._failures[key] >= TOLD_AFTER
         }
-
-    def _acted(self, done: bytes) -> None:
-        if done not in self._done:
-            self._done.add(done)
-            self._failures.clear()
 
     def check(self) -> None:
         """Raise CutOff or NoProgress if the run is to end."""

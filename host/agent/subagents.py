@@ -28,7 +28,7 @@ from host.agent.window import Window, Windows
 from host.ports import LIMITS, Message, Model, Reply, ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import untrusted
-from shared.approval_values import Approval, ApprovalStatus, NewApproval
+from shared.approval_values import Approval, ApprovalStatus
 from shared.tool_contract import Arguments
 from shared.values import Block
 
@@ -59,7 +59,8 @@ class Waited:
 
         Returns the results, and what is to be waited for next.
         """
-        asked = [request for each in self.calls if (request := _handed_on(each, toolbox)) is not None]
+        handed_on = [toolbox.handed_on(each) for each in self.calls if _may_run(each, toolbox)]
+        asked = [request for request in handed_on if request is not None]
         others = [each for each in self.calls if each.call_id not in {request.call_id for request in asked}]
         runs = [each.call for each in others if _may_run(each, toolbox)]
         made = {call["id"]: await toolbox.call_again(call) for call in runs}
@@ -89,10 +90,6 @@ class Waited:
 def _may_run(asked: Approval, toolbox: Toolbox) -> bool:
     allowed = asked.status is ApprovalStatus.ALLOWED
     return allowed and toolbox.refusal(asked.tool, asked.call["input"], asked=True) is None
-
-
-def _handed_on(asked: Approval, toolbox: Toolbox) -> NewApproval | None:
-    return toolbox.handed_on(asked) if _may_run(asked, toolbox) else None
 
 
 def _told(asked: Approval) -> Block:

@@ -206,7 +206,8 @@ class Window:
     windows: Windows
     _counted: int = 0
     _tokens: int = 0
-    _prefix: int | None = None
+    prefix: int | None = None
+    """What stands before the messages, None if that has to be measured."""
     _guess: int | None = None
 
     async def shorten(
@@ -242,14 +243,14 @@ class Window:
 
     def sizes(self, messages: list[Message], request: dict[str, Any], model: Model) -> Sizes:
         """Return the sizes of a request."""
-        if self._prefix is None:
-            self._prefix = estimated_prefix(request)
+        if self.prefix is None:
+            self.prefix = estimated_prefix(request)
         self._tokens += sum(map(estimated, messages[self._counted :]))
         self._counted = len(messages)
         known = self.windows.of(model.targets)
         if self._guess is not None:
             known = replace(known, window=min(known.window, self._guess))
-        prefix, estimate = int(self._prefix * known.factor), self._prefix + self._tokens
+        prefix, estimate = int(self.prefix * known.factor), self.prefix + self._tokens
         return Sizes(
             estimate=estimate,
             factor=known.factor,
@@ -259,10 +260,6 @@ class Window:
             window=known.window,
             output=min(request["max_tokens"], known.output(estimate)),
         )
-
-    def tools_changed(self) -> None:
-        """Measure what stands before the messages, the next time."""
-        self._prefix = None
 
     def _changed(self) -> None:
         """Measure the messages from their beginning, the next time."""

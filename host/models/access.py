@@ -146,7 +146,7 @@ class KeyedModel:
             else:
                 model = reply.model or route.target.model
                 return dataclasses.replace(reply, model=model, asked=route.target)
-        raise min(failures, key=_hopelessness)
+        raise min(failures, key=lambda error: (not error.retryable, error.retry_after_s or 0.0))
 
     def _explain(self, error: ModelError, route: Route) -> None:
         error.said = self._redact(error.said)
@@ -164,10 +164,6 @@ def _is_the_way_s(error: ModelError) -> bool:
     if error.reason:
         return False
     return error.status is None or error.status in TURNED_AWAY | {408, 429} or error.status >= 500
-
-
-def _hopelessness(error: ModelError) -> tuple[bool, float]:
-    return not error.retryable, error.retry_after_s or 0.0
 
 
 class ModelAccess:

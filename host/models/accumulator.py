@@ -99,7 +99,7 @@ class Accumulator:
         malformed: dict[str, str] = {}
         blocks = [_finished(one, malformed) for one in self._blocks]
         usage = Usage(*(self._counts.get(name, 0) for name in _COUNTS))
-        kept = [block for block in blocks if not _is_blank_text(block)]
+        kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
         if stop_reason is None:
             stop_reason = "tool_use" if any(block["type"] == "tool_use" for block in kept) else "end_turn"
         return Reply(kept, stop_reason, usage, self._model, malformed)
@@ -291,7 +291,3 @@ def _input(block: Block, text: str, malformed: dict[str, str]) -> dict[str, Any]
         return value
     malformed[str(block.get("id"))] = text[:_MALFORMED_CHARS]
     return {}
-
-
-def _is_blank_text(block: Block) -> bool:
-    return bool(block["type"] == "text" and not block["text"].strip())

@@ -88,7 +88,8 @@ def without(request: Mapping[str, Any], kinds: Collection[Kind]) -> Mapping[str,
     if not kinds:
         return request
     made = dict(request)
-    if "thinking_mode" in kinds or ("thinking" in kinds and _has_budget(request)):
+    has_budget = request.get("thinking", {}).get("type") == "enabled"
+    if "thinking_mode" in kinds or ("thinking" in kinds and has_budget):
         # A model that thinks on a budget wants to see the thinking of its running turn.
         made.pop("thinking", None)
     messages = ({**one, "content": left_out(one["content"], kinds)} for one in request["messages"])
@@ -125,10 +126,6 @@ def _unused(call: str, used: set[str]) -> str:
         number += 1
     used.add(f"{call}_{number}")
     return f"{call}_{number}"
-
-
-def _has_budget(request: Mapping[str, Any]) -> bool:
-    return bool(request.get("thinking", {}).get("type") == "enabled")
 
 
 def _kinds(request: Mapping[str, Any]) -> set[Kind]:

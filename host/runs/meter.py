@@ -210,16 +210,14 @@ class _NextCall:
         if scope.limit.dollars is not None:
             left = scope.limit.dollars * MICRO - scope.spent.microdollars
             left -= self.input_tokens * self.price.input
-            rooms.append(math.floor(left / self.price.output) if self.price.output else self._enough(left))
+            free = self.most_output if left >= 0 else -1
+            rooms.append(math.floor(left / self.price.output) if self.price.output else free)
         return min(rooms)
 
     def amount(self, output: int) -> Amount:
         """Return what to reserve for the call with so much output."""
         cost = self.input_tokens * self.price.input + output * self.price.output
         return Amount(self.input_tokens + output, math.ceil(cost))
-
-    def _enough(self, left: float) -> int:
-        return self.most_output if left >= 0 else -1
 
 
 class RunBudget:

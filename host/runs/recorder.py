@@ -91,7 +91,8 @@ class RunRecorder(AgentMeter):
 
     def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
-        self.heard(delta)
+        if self.call is not None:
+            self.heard(delta)
         if isinstance(delta, TextDelta) and self.typed is None:
             self._log.emit_text(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:

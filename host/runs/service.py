@@ -118,7 +118,10 @@ class RunService:
         if not self._places.take_now(share):
             self._check_open()
             await self._refuse_early(spec)
-            await self._queue(spec, share)
+            if not spec.waited_for:
+                # A slot is claimed already and claims run out: a task comes again with the next check.
+                raise self._places.at_capacity(share)
+            await self._places.take(share)
         try:
             self._check_open()
             return await self._begin(spec, principal, share)
@@ -284,12 +287,6 @@ class RunService:
             raise NoConversation(conversation_id)
         if any(run.lease.conversation_id == conversation_id for run in self._active.values()):
             raise ConversationBusy(conversation_id)
-
-    async def _queue(self, spec: RunSpec, share: Share) -> None:
-        if not spec.waited_for:
-            # A slot is claimed already and claims run out: a task comes again with the next check.
-            raise self._places.at_capacity(share)
-        await self._places.take(share)
 
     def _check_open(self) -> None:
         if self.draining:

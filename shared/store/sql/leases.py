@@ -45,11 +45,6 @@ async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
     return {row["id"] for row in found}
 
 
-async def hold_key(tx: Tx, idempotency: Idempotency) -> None:
-    """Let no other host decide what this key stands for until the transaction ends."""
-    await tx.lock("key", f"{idempotency.route} {idempotency.key}")
-
-
 async def keyed(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
     """Return what a key of the last 24 h stands for; raises Conflict for another body."""
     statement = """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys

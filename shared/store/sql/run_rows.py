@@ -143,7 +143,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     again: Row | None = None
     before: Row | None = None
     if new.idempotency is not None:
-        await leases.hold_key(tx, new.idempotency)
+        # No other host decides what the key stands for until the transaction ends.
+        await tx.lock("key", f"{new.idempotency.route} {new.idempotency.key}")
         again = await leases.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
     elif new.begun_again is not None:
         again = await _to_begin_again(tx, new.begun_again)
@@ -199,7 +200,9 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         await tx.execute(
             "UPDATE runs SET ready_at = NULL, again = NULL, asked = NULL WHERE id = $1", before["id"]
         )
-        await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, _without_tokens(asked))
+        # Tokens that people allowed are for one run.
+        still = asked and jsons.dumps({**jsons.loads(asked), "allow_tokens": None})
+        await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, still)
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.webhook is not None and chain.previous_run_id is None:
         await webhooks.insert(tx, new.webhook)
@@ -221,11 +224,6 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         step=met and goes_on,
         asked=asked,
     )
-
-
-def _without_tokens(asked: str | None) -> str | None:
-    """Return what the next run is asked with: tokens that people allowed are for one run."""
-    return asked and jsons.dumps({**jsons.loads(asked), "allow_tokens": None})
 
 
 async def _to_begin_again(tx: Tx, run_id: str) -> Row:
