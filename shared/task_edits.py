@@ -20,15 +20,7 @@ LONGEST_PROMPT: Final = 32_000
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 PLAIN: Final = ("prompt", "context_mode", "catch_up", "deliver", "max_runs", "output_schema")
 """Fields whose values are right or wrong by themselves."""
-FIELDS: Final = (
-    *PLAIN,
-    "schedule_type",
-    "schedule_value",
-    "timezone",
-    "ends_at",
-    "status",
-    "run_if_past",
-)
+FIELDS: Final = (*PLAIN, "schedule_type", "schedule_value", "timezone", "ends_at", "status", "run_if_past")
 """What ``update`` can change."""
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "context_mode": get_args(ContextMode),

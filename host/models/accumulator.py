@@ -29,12 +29,7 @@ _KIND_OF_DELTA: Final = {
     "signature_delta": "thinking",
     "input_json_delta": "tool_use",
 }
-_COUNTS: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-)
+_COUNTS: Final = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
 @dataclass(slots=True)

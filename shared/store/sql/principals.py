@@ -128,12 +128,7 @@ class Principals(Noun):
             raise NotFound(f"principal not found: {principal_id}")
         await tx.execute(DROP, principal_id, now)
         await audit.note(tx, "principal.deleted", principal_id, principal_id)
-        for statement in (
-            "DELETE FROM tokens WHERE principal_id = $1",
-            UNSENT,
-            CANCEL,
-            *UNTOLD,
-        ):
+        for statement in ("DELETE FROM tokens WHERE principal_id = $1", UNSENT, CANCEL, *UNTOLD):
             await tx.execute(statement, principal_id)
         return to_principal(row)
 
