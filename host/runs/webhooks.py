@@ -195,9 +195,7 @@ class WebhookSender:
                 self._answered = anyio.Event()
                 await self._answered.wait()
         try:
-            ended, self._ended = self._ended, []
-            await self._store.webhooks.tried(ended, now_ms())
-            await self._count(ended)
+            await self._claim(0)
         except Exception:
             logger.exception("How webhooks were told could not be stored")
         if self._receivers is not None:
@@ -229,21 +227,27 @@ class WebhookSender:
         """
         self._end_if_stuck()
         room = AT_ONCE - len(self._trying)
-        trying = [each.webhook for each in self._trying.values()]
-        failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in trying)
-        ended, self._ended = self._ended, []
         try:
             await self._sweep()
-            found, more = await self._store.webhooks.claim(
-                self._owner, room, now_ms(), alone=self._alone, failing=failing, tries=ended
-            )
+            found, more = await self._claim(room)
             if found:
-                await self._tell_all(found)
-            await self._count(ended)
+                link = await self._client().link()
+                link.post([request for each in found if (request := self._request(*each)) is not None])
         except Exception:
             logger.exception("Webhooks could not be told; the next round tries again")
             return LOOK_EVERY_S
         return ROUND_S if more and room else LOOK_EVERY_S
+
+    async def _claim(self, room: int) -> tuple[list[tuple[WebhookDelivery, Webhook]], bool]:
+        """Note tries that ended, and take some that are due."""
+        trying = [each.webhook for each in self._trying.values()]
+        failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in trying)
+        ended, self._ended = self._ended, []
+        claimed = await self._store.webhooks.claim(
+            self._owner, room, now_ms(), alone=self._alone, failing=failing, tries=ended
+        )
+        await self._count(ended)
+        return claimed
 
     async def _count(self, ended: list[tuple[WebhookDelivery, Tried]]) -> None:
         for delivery, tried in ended:
@@ -251,10 +255,6 @@ class WebhookSender:
             self._ledger.counts.webhook_deliveries[outcome] += 1
             if tried.disable == "failing":
                 await self._tell_failing(delivery.webhook_id, tried.error)
-
-    async def _tell_all(self, found: list[tuple[WebhookDelivery, Webhook]]) -> None:
-        link = await self._client().link()
-        link.post([request for each in found if (request := self._request(*each)) is not None])
 
     def _request(self, delivery: WebhookDelivery, webhook: Webhook) -> Request | None:
         now = now_ms()

@@ -43,7 +43,6 @@ async def in_the_background(store: SqliteStore) -> None:
     await store.counts()
     await store.webhooks.any()
     await store.webhooks.claim("host-1", 16, T0, alone=True, failing=8)
-    await store.webhooks.tried([], T0)
 
 
 @pytest.mark.parametrize("asked", [a_turn, in_the_background])

@@ -226,15 +226,18 @@ class Webhooks(Noun):
         """Take deliveries that are due, so that no other host tries them; one of each webhook at most.
 
         What they tell is on the volume by then. ``failing``: how many may be of webhooks that fail.
-        ``tries`` are noted as by ``tried``. The bool: more may be due now.
+        ``tries``: how others went is noted, but of those that another host has taken over, or that were begun
+        anew. The bool: more may be due now.
         """
-        await self._before_disabling(tries)
+        if any(tried.disable for _, tried in tries):
+            await self._fan_out_all()
         here = (now, int(alone), owner)
         look = rows.there(await self._engine.read(lambda tx: tx.fetchrow(LOOK, *here)))
         fresh: list[tuple[WebhookDelivery, Webhook]] = []
 
         async def begun(tx: Tx) -> tuple[Row, list[tuple[WebhookDelivery, Webhook]]]:
-            await _note_all(tx, tries, now)
+            for delivery, tried in tries:
+                await _note(tx, delivery, tried, now)
             last = await tx.fetchval("SELECT coalesce(max(number), 0) FROM webhook_deliveries")
             made = await _fan_out(tx) if limit and look["events"] else 0
             fresh = await tx.fetch(FRESH, last, limit) if made and not look["waits"] else ()
@@ -252,11 +255,6 @@ class Webhooks(Noun):
         if not chosen:
             return [], bool(look["events"])
         return await self._engine.write(lambda tx: _take(tx, chosen, alone, owner), durably=True), bool(more)
-
-    async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
-        """Note how tries went, but those that another host has taken over, or that were begun anew."""
-        await self._before_disabling(tries)
-        await self._engine.write(lambda tx: _note_all(tx, tries, now))
 
     async def sweep(self, now: int) -> list[str]:
         """End what waited for too long, and the oldest of too many; returns whose are too many for the
@@ -280,10 +278,6 @@ class Webhooks(Noun):
         (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
         return found
 
-    async def _before_disabling(self, tries: Sequence[tuple[WebhookDelivery, Tried]]) -> None:
-        if any(tried.disable for _, tried in tries):
-            await self._fan_out_all()
-
     async def _fan_out_all(self) -> None:
         """Make all that happened deliveries for the webhooks as they are: before one of them changes."""
         while await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1")):
@@ -305,11 +299,6 @@ async def _take(
     found = await tx.fetch("SELECT * FROM webhooks WHERE id = ANY($1::text[])", ids) if ids else ()
     webhooks = {row["id"]: to_webhook(row) for row in found}
     return [(to_delivery(row), webhooks[row["webhook_id"]]) for row in taken if row["webhook_id"] in webhooks]
-
-
-async def _note_all(tx: Tx, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
-    for delivery, tried in tries:
-        await _note(tx, delivery, tried, now)
 
 
 async def _note(tx: Tx, delivery: WebhookDelivery, tried: Tried, now: int) -> None:

@@ -55,6 +55,10 @@ async def claim(
     return [each for each, _ in taken]
 
 
+async def note(store: Store, tries: list[tuple[WebhookDelivery, Tried]], now: int) -> None:
+    await store.webhooks.claim("host-1", 0, now, alone=False, failing=0, tries=tries)
+
+
 async def end_runs(store: Store, *names: str, conversation: str = "c") -> None:
     for name in names:
         lease = await store.runs.begin(a_run(name, conversation))
@@ -243,9 +247,9 @@ async def test_a_delivery_is_tried_by_one_host_until_its_lease_ends(hooked: Stor
     assert await claim(hooked, "host-2") == []
     (again,) = await claim(hooked, "host-2", alone=True)
     assert (again.id, again.attempts) == (mine.id, 2)
-    await hooked.webhooks.tried([(mine, Tried())], T0)
+    await note(hooked, [(mine, Tried())], T0)
     assert (await told(hooked))[0].status == "waiting"
-    await hooked.webhooks.tried([(again, Tried())], T0)
+    await note(hooked, [(again, Tried())], T0)
     assert (await told(hooked))[0].status == "delivered"
 
 
@@ -259,7 +263,7 @@ async def test_events_of_a_conversation_keep_their_order_for_a_minute(hooked: St
     assert other.run_id == "run-x"
     assert await claim(hooked) == []
     for each in (first, other):
-        await hooked.webhooks.tried([(each, Tried("HTTP 500", T0 + DAY))], T0)
+        await note(hooked, [(each, Tried("HTTP 500", T0 + DAY))], T0)
     assert await claim(hooked) == []
     (late,) = await claim(hooked, now=T0 + IN_ORDER_MS)
     assert late.run_id == "run-b"
@@ -276,7 +280,7 @@ async def test_receivers_that_work_come_first(hooked: Store) -> None:
     await hooked.webhooks.add(a_webhook("good"))
     await end_runs(hooked, "a")
     (bad,) = [each for each in await claim(hooked) if each.webhook_id == "hook-w"]
-    await hooked.webhooks.tried([(bad, Tried("HTTP 500", T0))], T0)
+    await note(hooked, [(bad, Tried("HTTP 500", T0))], T0)
     await end_runs(hooked, "b")
     (next_one,) = await claim(hooked, limit=1, now=T0 + IN_ORDER_MS)
     assert next_one.webhook_id == "hook-good"
@@ -288,7 +292,7 @@ async def test_receivers_that_fail_take_no_more_than_what_is_for_them(hooked: St
     await end_runs(hooked, "a")
     outcomes = {f"hook-{name}": Tried("HTTP 500", T0) for name in ("w", "bad", "worse")}
     tries = [(each, outcomes.get(each.webhook_id, Tried())) for each in await claim(hooked)]
-    await hooked.webhooks.tried(tries, T0)
+    await note(hooked, tries, T0)
     assert len(await claim(hooked, failing=1)) == 1
     assert await claim(hooked, failing=0) == []
     await end_runs(hooked, "b")
@@ -302,7 +306,7 @@ async def test_tries_are_noted_together_each_by_itself(hooked: Store) -> None:
     one, other = await claim(hooked)
     (taken_over,) = await claim(hooked, "host-2", limit=1, alone=True)
     mine = other if taken_over.id == one.id else one
-    await hooked.webhooks.tried([(one, Tried()), (other, Tried())], T0)
+    await note(hooked, [(one, Tried()), (other, Tried())], T0)
     states = {each.id: each.status for name in ("w", "other") for each in await told(hooked, name)}
     assert states == {mine.id: "delivered", taken_over.id: "waiting"}
 
@@ -310,13 +314,13 @@ async def test_tries_are_noted_together_each_by_itself(hooked: Store) -> None:
 async def test_what_goes_wrong_is_kept_with_the_webhook_until_it_works(hooked: Store) -> None:
     await end_runs(hooked, "a")
     (delivery,) = await claim(hooked)
-    await hooked.webhooks.tried([(delivery, Tried("HTTP 410", T0, "gone"))], T0 + 1)
+    await note(hooked, [(delivery, Tried("HTTP 410", T0, "gone"))], T0 + 1)
     webhook = await hooked.webhooks.get("hook-w", OPERATOR)
     assert (webhook.enabled, webhook.disabled_reason, webhook.failing_since) == (False, "gone", T0 + 1)
     assert await claim(hooked) == []
     await hooked.webhooks.change("hook-w", enabled=True, disabled_reason=None, failing_since=None)
     (delivery,) = await claim(hooked)
-    await hooked.webhooks.tried([(delivery, Tried())], T0 + 2)
+    await note(hooked, [(delivery, Tried())], T0 + 2)
     assert (await hooked.webhooks.get("hook-w", OPERATOR)).enabled
 
 
@@ -326,14 +330,14 @@ async def test_a_test_reaches_a_disabled_webhook_and_says_nothing_of_its_health(
     made = await hooked.webhooks.test(webhook, T0)
     (delivery,) = await claim(hooked)
     assert (delivery.id, delivery.type) == (made.id, "webhook.test")
-    await hooked.webhooks.tried([(delivery, Tried("HTTP 500"))], T0)
+    await note(hooked, [(delivery, Tried("HTTP 500"))], T0)
     assert (await hooked.webhooks.get("hook-w", OPERATOR)).failing_since is None
 
 
 async def test_what_a_deleted_conversation_had_to_tell_goes_with_it(hooked: Store) -> None:
     await end_runs(hooked, "a", "b")
     (delivery,) = await claim(hooked)
-    await hooked.webhooks.tried([(delivery, Tried())], T0)
+    await note(hooked, [(delivery, Tried())], T0)
     await hooked.conversations.delete("c")
     first, second = await told(hooked)
     assert (first.type, first.data, first.status) == ("run.ended", None, "delivered")
@@ -362,7 +366,7 @@ async def test_a_suspended_principals_deliveries_wait_and_a_deleted_ones_are_gon
 async def test_a_replayed_delivery_is_begun_anew_with_its_id(hooked: Store) -> None:
     await end_runs(hooked, "a")
     (delivery,) = await claim(hooked)
-    await hooked.webhooks.tried([(delivery, Tried())], T0)
+    await note(hooked, [(delivery, Tried())], T0)
     again = await hooked.webhooks.replay("hook-w", delivery.id, T0 + DAY)
     assert (again.id, again.status, again.attempts, again.began_at) == (delivery.id, "waiting", 0, T0 + DAY)
     with pytest.raises(NotFound):
@@ -408,7 +412,7 @@ async def test_retention_keeps_what_was_told_for_a_week_and_what_was_not_for_a_m
     await end_runs(hooked, "a", "b")
     for outcome in (Tried(), Tried("HTTP 404")):
         (delivery,) = await claim(hooked)
-        await hooked.webhooks.tried([(delivery, outcome)], T0)
+        await note(hooked, [(delivery, outcome)], T0)
     await hooked.prune(T0 + 7 * DAY, limit=100)
     (dead,) = await told(hooked)
     assert (dead.status, dead.data) == ("dead", None)
@@ -423,13 +427,13 @@ async def test_the_webhook_of_a_request_goes_when_nothing_is_left_to_tell(store:
     await store.runs.finish(lease, an_end(RunState.PAUSED, code="budget"), [], [], T0)
     for outcome in (Tried(),):
         (delivery,) = await claim(store)
-        await store.webhooks.tried([(delivery, outcome)], T0)
+        await note(store, [(delivery, outcome)], T0)
     await store.prune(T0 + 31 * DAY, limit=100)
     assert (await store.webhooks.get("hook-one", None)).subject == "run-a"
     lease = await store.runs.begin(a_run("b", message=None, now=T0 + 31 * DAY))
     await store.runs.finish(lease, an_end(), [], [], T0 + 31 * DAY)
     (delivery,) = await claim(store, now=T0 + 31 * DAY)
-    await store.webhooks.tried([(delivery, Tried())], T0 + 31 * DAY)
+    await note(store, [(delivery, Tried())], T0 + 31 * DAY)
     await store.prune(T0 + 62 * DAY, limit=100)
     with pytest.raises(NotFound):
         await store.webhooks.get("hook-one", None)
