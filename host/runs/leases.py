@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -224,7 +224,7 @@ class Waiters:
             finally:
                 del self._waiting[scope]
         newest = await self._newest(run, chain)
-        return replace(newest, **UNENDED) if chain and newest.waits else newest
+        return unended(newest) if chain else newest
 
     async def _end(self, run: Run, chain: bool, meanwhile: Meanwhile | None) -> None:
         pause = EVENTS_EVERY_S
@@ -244,10 +244,11 @@ class Waiters:
         return now
 
 
-UNENDED: Final[dict[str, Any]] = {
-    "state": RunState.RUNNING,
-    **dict.fromkeys(("finished_at", "error", "code", "answer")),
-}
+def unended(run: Run) -> Run:
+    """Return a run as it stands in its chain: what is to be begun again runs."""
+    if not run.waits:
+        return run
+    return replace(run, state=RunState.RUNNING, finished_at=None, error=None, code=None, answer=None)
 
 
 def _goes_on(run: Run, chain: bool) -> bool:

@@ -350,6 +350,27 @@ def test_a_call_that_waits_for_a_person_is_an_item_and_not_a_function_call(make_
         assert refused.value.code == "approval_pending"
 
 
+def test_a_response_in_the_background_goes_on_with_its_items_when_a_person_has_answered(
+    make_host: MakeHost,
+) -> None:
+    host = configure(make_host(), permissions=[{"tool": "append_file", "do": "ask"}]).start()
+    with door(host) as gpt, host.client() as client:
+        steps = [{"text": "first", "tools": [GATED]}, {"text": "done"}]
+        begun = say(gpt, directive(steps=steps), background=True)
+        until(lambda: gpt.responses.retrieve(begun.id).status == "incomplete")
+        before: list[Any] = gpt.responses.retrieve(begun.id).output
+        (request,) = client.get("/approvals?status=pending").json()["approvals"]
+        allow = {"decision": "allow", "input_sha256": request["input_sha256"]}
+        assert client.post(f"/approvals/{request['id']}", json=allow).status_code == 200
+        until(lambda: gpt.responses.retrieve(begun.id).status == "completed")
+        ended: list[Any] = gpt.responses.retrieve(begun.id).output
+        assert [item.id for item in ended[: len(before)]] == [item.id for item in before]
+        called = next(item for item in ended if item.type == "picoclaw:append_file")
+        assert (called.status, ended[-1].content[0].text) == ("completed", "done")
+        told: list[Any] = list(gpt.responses.retrieve(begun.id, stream=True))
+        assert told[-1].response.output == ended
+
+
 def test_pictures_and_files_of_the_message_reach_the_model(gpt: openai.OpenAI, model: ModelProcess) -> None:
     parts: Any = [
         {"type": "input_text", "text": "what is it?"},

@@ -17,13 +17,14 @@ from host.http.openai.response_items import Response, ResponseItems
 from host.http.openai.response_requests import IGNORED, MESSAGE, OUTPUT, REFERENCE, Item, ResponseRequest
 from host.http.openai.threads import INSTRUCTING, NAMING_HEADERS, Thread, Threads, results_in
 from host.runs.events import EVENTS_EVERY_S
+from host.runs.leases import unended
 from host.runs.service import RunService
 from shared.approval_values import ApprovalStatus
 from shared.errors import InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
-from shared.values import After, Conversation, Event, Run, RunState
+from shared.values import After, Conversation, Event, Run
 
 Given = dict[str, Any]
 """An item of a response."""
@@ -57,46 +58,54 @@ class ResponseReader:
         functions = frozenset(tool["name"] for tool in echo["tools"])
         return Response(stored, ResponseItems(stored.id, answer, functions))
 
-    async def run(self, stored: StoredResponse) -> Run:
-        """Return a response's run, or what goes on for it where nobody waits; raises NotFound."""
+    async def runs(self, stored: StoredResponse) -> list[Run]:
+        """Return the runs that answer: in the background also those that go on where nobody waits.
+
+        One that was begun again is left out; what is to be begun again runs. Raises NotFound.
+        """
         run = await self._store.runs.find(stored.run_id, None)
         if run is None:
             raise gone(stored.id)
-        if not stored.background or run.code == "client_tool":
-            return run
-        return await self._runs.waiters.wait(run, 0, chain=True, principal_id=run.principal_id)
+        found = [run]
+        while stored.background and run.code != "client_tool" and run.next_run_id is not None:
+            if (following := await self._store.runs.find(run.next_run_id, None)) is None:
+                break
+            found = [*(found[:-1] if run.code == "retryable" else found), following]
+            run = following
+        return [*found[:-1], unended(run)]
 
     async def now(self, stored: StoredResponse) -> Response:
-        """Return a response with what is stored of its run; without events with its outcome alone."""
-        run = await self.run(stored)
-        response = self.begun(stored)
-        response.run = run
-        events = await self._store.runs.events(run.id, after=0)
-        if run.state is RunState.RUNNING:
-            events = [event for event in events if event.name not in ENDS]
-        if run.answer is not None and not any(event.name == "done" for event in events):
-            asked = run.answer.get("requests", ())
-            told = [("chunk", {"text": run.answer.get("result", "")})] if not events else []
-            told += [*(("approval_request", dict(each)) for each in asked), ("done", run.answer)]
-            events = [*events, *(Event(0, name, data) for name, data in told)]
-        for event in events:
-            response.items.take(event)
+        """Return a response with what is stored of its runs; without events with its outcome alone."""
+        response, events = self.begun(stored), list[Event]()
+        for run in await self.runs(stored):
+            response.run = run
+            events += await self._store.runs.events(run.id, after=0)
+        told = [(event.name, event.data) for event in events if event.name not in ENDS]
+        if run.answer is not None:
+            if not told:
+                asked = run.answer.get("requests", ())
+                told = [("chunk", {"text": run.answer.get("result", "")})]
+                told += [("approval_request", dict(each)) for each in asked]
+            told.append(("done", run.answer))
+        for name, data in told:
+            response.items.take(Event(0, name, data))
         return response
 
     async def batches(self, stored: StoredResponse) -> AsyncIterator[Sequence[Event]]:
-        """Yield a response's events to its end, which that of a run that is begun again is not."""
-        run = await self.run(stored)
+        """Yield a response's events to its end, which that of a run that goes on is not."""
+        told = set[str]()
         while True:
-            end = list[Event]()
-            async for events in await self._runs.event_batches(run.conversation_id, run.id, after=0):
-                end += [event for event in events if event.name in ENDS]
-                yield [event for event in events if event.name not in ENDS]
-            while (newest := await self.run(stored)).id == run.id:
-                if newest.state is not RunState.RUNNING:
-                    yield end
-                    return
+            runs = await self.runs(stored)
+            new = [run for run in runs if run.id not in told]
+            for run in new:
+                told.add(run.id)
+                async for events in await self._runs.event_batches(run.conversation_id, run.id, after=0):
+                    yield [event for event in events if event.name not in ENDS]
+            if not new and (answer := runs[-1].answer) is not None:
+                yield [Event(0, "done", answer)]
+                return
+            if not new:
                 await anyio.sleep(EVENTS_EVERY_S)
-            run = newest
 
     async def item(self, caller: Caller, item_id: str, read: Read) -> tuple[StoredResponse, Given] | None:
         """Return an item by its id, and the response that it is of; None for one that isn't there.

@@ -158,7 +158,7 @@ class ResponsesApi(Api):
         stored = await self._stored(request)
         if not stored.background:
             raise InvalidInput("id: only a response in the background can be cancelled; close its stream")
-        run = await self._reader.run(stored)
+        [*_, run] = await self._reader.runs(stored)
         try:
             await self._runs.cancel(run.conversation_id, run.id)
         except NotRunning:
