@@ -5,8 +5,10 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from .. import frames
 from ..confine import namespaces
@@ -16,6 +18,8 @@ from ..limits import tree
 from ..names import Refused
 from . import launcher
 from .exec_environment import Environment
+
+_AT_ONCE_MS: Final = 20
 
 
 class Output:
@@ -132,11 +136,17 @@ class Launcher:
         return self._end() if self.serves_on else tree.end_all(scoped=self._environment.scoped)
 
     def _end(self) -> bool:
-        """Kill it, and with it everything below; True once it is gone."""
+        """Kill it, and with it everything below; True once it is gone.
+
+        It ends the others when the kernel gives it time, which a bomb takes: so they are killed beside it.
+        """
         with contextlib.suppress(ProcessLookupError):  # by descriptor: its number may be another's by now
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        if not self._has_ended(tree.SWEEP_LIMIT_MS):
-            return False
+        deadline = time.monotonic() + tree.SWEEP_LIMIT_MS / 1000
+        while not self._has_ended(_AT_ONCE_MS):
+            if time.monotonic() > deadline:
+                return False
+            tree.kill_walking()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         return True

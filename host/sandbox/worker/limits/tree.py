@@ -32,14 +32,16 @@ class Usage:
 def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int, int]]:
     """Return ``(pid, parent, threads)`` of everything below ``root``, as far as it can be seen now.
 
-    Stops after ``enough`` processes: a fork bomb must not be counted to its end while it grows.
+    Stops after ``enough`` processes: a fork bomb must not be counted to its end while it grows. Who is gone
+    by the time of the look isn't among them: one whose processes die at once would pass for a few.
     """
     found: list[tuple[int, int, int]] = []
     queue = [(child, root) for child in _children(root)[0]]
     while queue and len(found) < enough:
         pid, parent = queue.pop()
         children, threads = _children(pid)
-        found.append((pid, parent, threads))
+        if threads:
+            found.append((pid, parent, threads))
         queue.extend((child, pid) for child in children)
     return found
 
@@ -209,14 +211,15 @@ def end_all(*, scoped: bool) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
         else:
-            _kill_walking()
+            kill_walking()
         if not _reap():
             return True
         time.sleep(_RETRY_S)
     return False
 
 
-def _kill_walking() -> None:
+def kill_walking() -> None:
+    """Stop, then kill, everything below this process that can be seen; what is forked meanwhile goes on."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid, _, _ in descendants(os.getpid()):
             with contextlib.suppress(OSError):
