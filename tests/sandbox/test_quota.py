@@ -151,14 +151,14 @@ async def test_a_quota_that_is_set_later_counts_temporary_files_from_then_on(san
     assert "stopped: it would take more than the workspace may hold" in text
 
 
-async def test_commands_at_once_go_past_the_limit_together_by_little(sandbox: Sandbox) -> None:
+async def test_commands_at_once_go_past_the_limit_by_no_more_than_each_could_alone(sandbox: Sandbox) -> None:
     several = [bounded(sandbox, name=str(number)) for number in range(4)]
     write = "head -c 400M /dev/zero > {} & head -c 400M /dev/zero > $TMPDIR/big; sleep 60"
     async with asyncio.TaskGroup() as together:
         for number, tools in enumerate(several):
             together.create_task(run(tools, write.format(number)))
     temporary = [int((await run(tools, "du -sb $TMPDIR")).split()[0]) for tools in several]
-    assert held(sandbox) + sum(temporary) < LIMIT + 64 * MIB
+    assert held(sandbox) + sum(temporary) < LIMIT + len(several) * 64 * MIB
 
 
 async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox: Sandbox) -> None:
