@@ -22,10 +22,16 @@ from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.opened import toolset
 
 
-def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:
-    """Return the one file worker that wasn't there before: reapers, which come and wait, know of no locks."""
-    (found,) = [each for each in below(sandbox) if each.pid not in before and has_locks(each)]
-    return found
+async def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:
+    """Return the one file worker that wasn't there before: reapers, which come and wait, soon know of no
+    locks: they let go of what they were forked with.
+    """
+    with anyio.fail_after(60):
+        while True:
+            found = [each for each in below(sandbox) if each.pid not in before and has_locks(each)]
+            if len(found) == 1:
+                return found[0]
+            await anyio.sleep(0.01)
 
 
 def has_locks(process: psutil.Process) -> bool:
@@ -47,7 +53,7 @@ async def running(sandbox: Sandbox) -> psutil.Process:
     await sandbox.ready()
     before = {each.pid for each in below(sandbox)}
     assert not (await toolset(sandbox, "one").call("read_file", {"path": "ok.txt"})).is_error
-    return worker_of(sandbox, before)
+    return await worker_of(sandbox, before)
 
 
 async def read(tools: SandboxToolset) -> str:
@@ -95,7 +101,7 @@ async def test_callers_at_once_share_one_worker(sandbox: Sandbox) -> None:
         for number in range(20):
             arguments = {"path": "all.txt", "content": f"{number}\n"}
             group.start_soon(tools.call, "append_file", arguments)
-    worker_of(sandbox, before)
+    await worker_of(sandbox, before)
     written = (sandbox.policy.workspace / "all.txt").read_text().split()
     assert sorted(map(int, written)) == list(range(20))
 
