@@ -116,10 +116,11 @@ async def open_host(
         store = await enter(open_store(settings, owner, made=made))
         if settings.api_token is not None:
             CURSORS.share(settings.api_token.get_secret_value())
-        await refuse_loosened(settings, store)
+        policy = sandbox_policy(settings, closed_to_agents(settings))
+        await refuse_loosened(policy, store)
         await recover(store, owner, settings.main_conversation_id)
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
-        sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
+        sandbox = await enter(Sandbox(policy))
         tool_servers = await enter(_tool_servers(settings, store))
         spaces = Spaces(settings, sandbox, principals := PrincipalCache(store))
         judge = await enter(SchemaJudge())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -177,17 +178,22 @@ def list_files(
 def get(
     client: HostClient,
     path: Remote,
-    local: Annotated[Path | None, typer.Argument(help="Where to write it; here under its name.")] = None,
+    local: Annotated[
+        Path | None, typer.Argument(help="Where to write it, - for standard output; here under its name.")
+    ] = None,
     conversation: Of = "main",
 ) -> Told:
     """Fetch a file."""
+    pieces = client.fetch(_address(conversation, path))
+    if str(local) == "-":
+        sys.stdout.buffer.writelines(pieces)
+        raise typer.Exit
     target = local or Path(path).name
     target = Path(target, Path(path).name) if Path(target).is_dir() else Path(target)
     part = target.with_name(f"{target.name}.part")
     try:
         with part.open("wb") as file:
-            for piece in client.fetch(_address(conversation, path)):
-                file.write(piece)
+            file.writelines(pieces)
         part.replace(target)
     except OSError as error:
         fail(f"{target} can't be written: {error.strerror}")

@@ -47,25 +47,25 @@ def path_of(request: Request) -> str:
     return checked_path([unquote_to_bytes(name) for name in names])
 
 
-def checked_path(names: Sequence[bytes]) -> str:
-    """Return names as one path in a workspace; raises InvalidInput."""
+def checked_path(names: Sequence[bytes], field: str = "path") -> str:
+    """Return names as one path in a workspace; raises InvalidInput that names the field."""
     shown = b"/".join(names)[:LONGEST_PATH].decode(errors="replace")
     for name in names:
         if not name:
-            raise InvalidInput(f"path: {shown!r} has an empty name, or begins or ends with /")
+            raise InvalidInput(f"{field}: {shown!r} has an empty name, or begins or ends with /")
         if name in (b".", b".."):
-            raise InvalidInput(f"path: {shown!r} must not contain . or ..")
+            raise InvalidInput(f"{field}: {shown!r} must not contain . or ..")
         if b"/" in name or b"\0" in name:
-            raise InvalidInput(f"path: {shown!r}: a name can't contain / or NUL")
+            raise InvalidInput(f"{field}: {shown!r}: a name can't contain / or NUL")
         if len(name) > LONGEST_NAME:
-            raise InvalidInput(f"path: a name has at most {LONGEST_NAME} bytes")
+            raise InvalidInput(f"{field}: a name has at most {LONGEST_NAME} bytes")
     whole = b"/".join(names)
     if len(names) > MOST_LEVELS or len(whole) > LONGEST_PATH:
-        raise InvalidInput(f"path: has at most {LONGEST_PATH} bytes and {MOST_LEVELS} names")
+        raise InvalidInput(f"{field}: has at most {LONGEST_PATH} bytes and {MOST_LEVELS} names")
     try:
         return whole.decode()
     except UnicodeDecodeError:
-        raise InvalidInput("path: must be UTF-8") from None
+        raise InvalidInput(f"{field}: must be UTF-8") from None
 
 
 def conditions(request: Request) -> dict[str, Any]:

@@ -285,7 +285,7 @@ class FilesApi(Api):
     @operation("POST", FILE, scope="files", parameters=(IF_MATCH,), errors=(409, 412))
     async def move(self, request: Request, body: MoveRequest) -> MovedShape:
         """Give a file or directory another path, at which there is nothing."""
-        target = checked_path(body.move_to.encode(errors="replace").split(b"/"))
+        target = checked_path(body.move_to.encode(errors="replace").split(b"/"), "move_to")
         wanted = {"path": path_of(request), "target": target, **conditions(request)}
         workspace = await self._workspace(request)
         with file_streams.refusals():

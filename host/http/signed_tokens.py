@@ -6,6 +6,7 @@ Algorithms are what a key says that it is for, never what a token asks for (RFC 
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,7 +30,8 @@ ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "
 PUBLIC: Final = ("kty", "crv", "x", "y", "n", "e")
 LONGEST: Final = 8 * 1024
 """Bytes of a token."""
-LONGEST_SUBJECT: Final = 255
+SUBJECT: Final = re.compile("[^\0\ud800-\udfff]{1,255}")
+"""A subject that the store can keep: not NUL, no half of a surrogate pair."""
 LAST_S: Final = 253_402_300_799
 """9999-12-31T23:59:59Z: no later instant can be said in four digits of a year (RFC 3339)."""
 SKEW_S: Final = 60
@@ -222,7 +224,7 @@ class SignedTokens:
 
     def _claims(self, said: Mapping[str, Any]) -> Claims | None:
         subject = said.get(self._settings.principal_claim)
-        if not isinstance(subject, str) or "\0" in subject or not 0 < len(subject) <= LONGEST_SUBJECT:
+        if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
             return None
         given = said.get(self._settings.scopes_claim)
         words = given.split() if isinstance(given, str) else given

@@ -16,6 +16,7 @@ from typing import Final
 from host.ports import Allowance, SandboxFault, Trust, Workspace
 from host.runs.principals import PrincipalCache
 from host.sandbox.client import HOST, Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.skills.catalogue import built_in_dir
 from host.skills.knowledge import Knowledge, Look
 from shared.errors import Misconfigured
@@ -39,15 +40,9 @@ class Space:
     knowledge: Knowledge
 
 
-async def refuse_loosened(settings: Settings, store: Store) -> None:
+async def refuse_loosened(policy: SandboxPolicy, store: Store) -> None:
     """Stop a start that would leave principals open to each other. Raises Misconfigured."""
-    defaults = settings.agents.defaults
-    loosened = {
-        "restrict_to_workspace: false": not defaults.restrict_to_workspace,
-        "allow_read_outside_workspace: true": defaults.allow_read_outside_workspace,
-        "SANDBOX_MIN_LEVEL=0": settings.sandbox_min_level == 0,
-    }
-    names = ", ".join(name for name, is_so in loosened.items() if is_so)
+    names = policy.loosened
     if names and len((await store.principals.page(limit=2, cursor=None)).items) > 1:
         raise Misconfigured(f"{names}: not with principals in the store, who would see each other's files")
 

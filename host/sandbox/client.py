@@ -114,6 +114,8 @@ class Sandbox:
     @property
     def too_weak(self) -> str:
         """Why no principal may work here, "" if all may."""
+        if loosened := self.policy.loosened:
+            return f"principals would see each other's files with {loosened}"
         found, wanted = self.report.isolation, self.policy.isolation
         if found.level == "uid" or (found.level == wanted == "weak"):
             return ""

@@ -89,6 +89,16 @@ class SandboxPolicy:
         """Where the directories of principals are."""
         return self.principals or self.workspace.parent / "principals"
 
+    @property
+    def loosened(self) -> str:
+        """Which settings would leave principals open to each other, "" if none does."""
+        named = {
+            "restrict_to_workspace: false": not self.restrict_to_workspace,
+            "allow_read_outside_workspace: true": self.allow_read_outside_workspace,
+            "SANDBOX_MIN_LEVEL=0": self.min_level == 0,
+        }
+        return ", ".join(name for name, is_so in named.items() if is_so)
+
     def within(self, allowance: Allowance) -> SandboxPolicy:
         """Return what counts in place of this one; it is the same for all who have the same grants."""
         read = (*allowance.read_paths, *allowance.readable)

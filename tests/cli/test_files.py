@@ -25,6 +25,10 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
         assert "2,000,000" in files("ls", "data/").stdout
         assert files("get", "data/two words.bin", str(tmp_path / "back")).returncode == 0
         assert (tmp_path / "back").read_bytes() == content
+        (tmp_path / "text").write_text("a line\n")
+        assert files("put", str(tmp_path / "text"), "data/").returncode == 0
+        assert files("get", "data/text", "-").stdout == "a line\n"
+        assert not (tmp_path / "-").exists()
         missing = files("get", "data/none", str(tmp_path / "none"))
         assert (missing.returncode != 0, "data/none" in missing.stderr) == (True, True)
         assert not list(tmp_path.glob("none*"))

@@ -289,7 +289,10 @@ def test_a_move_takes_no_file_s_place(client: httpx2.Client, workspace: Path) ->
     assert code(taken) == (409, "exists")
     assert client.get("/chat/main/files/new/place").text == "from"
     assert code(client.post("/chat/main/files/none", json={"move_to": "x"})) == (404, "not_found")
-    assert code(client.post("/chat/main/files/taken", json={"move_to": "../x"})) == (400, "invalid_request")
+    for wrong in ("../x", "/x", "a//b", "x" * 300):
+        refused = client.post("/chat/main/files/taken", json={"move_to": wrong})
+        assert code(refused) == (400, "invalid_request")
+        assert refused.json()["error"].startswith("move_to: ")
     assert code(client.post("/chat/main/files/new", json={"move_to": "new/in"})) == (400, "invalid_request")
 
 

@@ -89,6 +89,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "an empty subject": {"sub": ""},
     "a long subject": {"sub": "x" * 256},
     "a subject with NUL": {"sub": "a\0b"},
+    "a subject with half of a surrogate pair": {"sub": "a\ud800"},
 }
 
 

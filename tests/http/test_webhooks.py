@@ -324,7 +324,9 @@ def test_secrets_are_sealed_at_rest_and_a_wrong_key_disables(make_host: MakeHost
         client.post("/chat", json={"message": "hello"})
         until(lambda: not client.get(f"/webhooks/{webhook['id']}").json()["enabled"])
         assert client.get(f"/webhooks/{webhook['id']}").json()["disabled_reason"] == "seal_key"
-        assert receiver.received == []
+        client.post(f"/webhooks/{webhook['id']}/test")
+        until(lambda: deliveries(client, webhook)[0]["status"] == "dead")
+        assert (deliveries(client, webhook)[0]["attempts"], receiver.received) == (1, [])
         newer = client.post(f"/webhooks/{webhook['id']}/secret", json={}).json()["secret"]
         client.patch(f"/webhooks/{webhook['id']}", json={"enabled": True})
         assert receiver.wait(1)[0].verified(newer)["type"] == "run.ended"

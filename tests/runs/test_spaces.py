@@ -16,13 +16,14 @@ import anyio
 import pytest
 
 from host.app import Host, open_host
+from host.http.callers import Enrolment
 from host.models.process import ModelProcess
 from host.ports import Workspace
 from host.runs import attachments, conversation_files
 from host.runs.principals import THE_OPERATOR
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
-from shared.errors import Misconfigured
+from shared.errors import Conflict, Misconfigured
 from shared.principals import OPERATOR, Principal, Terms, stored_name
 from shared.settings import load
 from shared.values import Lease
@@ -240,7 +241,10 @@ async def test_a_start_that_would_open_principals_to_each_other_stops(
     place: Path, loosened: dict[str, str]
 ) -> None:
     async with a_host(place, **loosened) as host:
-        await a_principal(host, "One")
+        with pytest.raises(Conflict, match="see each other's files with"):
+            await Enrolment(host.ledger.store, host.sandbox, "main").make("One", Terms())
+        one = await a_principal(host, "One")
+        assert "see each other's files with" in await say(host, one, "run `id`")
     with pytest.raises(Misconfigured, match="principals in the store"):
         async with a_host(place, **loosened):
             pass
