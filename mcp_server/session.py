@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -26,11 +27,13 @@ from shared import jsons
 from shared.clock import checked_zone, machine_zone, now_ms
 from shared.errors import InvalidInput, NoConversation, PicoError, StoreError
 from shared.logging import configure
+from shared.principals import OPERATOR, principal_of, said_name, stored_name
 from shared.redact import Redactor
 from shared.store import open_tool_store, warm_shared_store
 from shared.store.store import Store
 from shared.tasks import TaskService
 from shared.tool_contract import tool_declarations
+from shared.values import Conversation
 
 Wire = tuple[int, int]
 """The descriptors a session reads and writes."""
@@ -59,9 +62,10 @@ async def _serve(
     store: Store, identity: Identity, wire: Wire | None, lifeline: int | None, asks: bool
 ) -> int:
     try:
-        server = await _prepared(store, identity)
+        conversation = await _conversation(store, identity)
+        server = _prepared(store, identity, conversation)
         if asks:
-            server.middleware.append(Asking(identity))
+            server.middleware.append(Asking(replace(identity, conversation_id=conversation.id)))
         async with anyio.create_task_group() as group:
             if lifeline is not None:
                 group.start_soon(_end_with, lifeline, group.cancel_scope)
@@ -81,20 +85,29 @@ async def _end_with(lifeline: int, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _prepared(store: Store, identity: Identity) -> Server[Any]:
-    principal_id = identity.principal_id
-    conversation = await store.conversations.ensure(
-        identity.conversation_id, now_ms(), trusted=False, principal_id=principal_id
-    )
-    if conversation.principal_id != principal_id:
-        raise NoConversation(identity.conversation_id)
+async def _conversation(store: Store, identity: Identity) -> Conversation:
+    """Return the conversation that the principal calls so, made if there is none. Raises NoConversation."""
+    whose, said = identity.principal_id, identity.conversation_id
+    found = await store.conversations.reach(whose, said)
+    if found is None:
+        name = said_name(whose, said)
+        if principal_of(name) != OPERATOR:
+            raise NoConversation(said)
+        stored = stored_name(whose, name)
+        found = await store.conversations.ensure(stored, now_ms(), trusted=False, principal_id=whose)
+        if found.principal_id != whose:
+            raise NoConversation(said)
     await store.durable()
+    return found
+
+
+def _prepared(store: Store, identity: Identity, conversation: Conversation) -> Server[Any]:
     caller = Caller(conversation, identity.is_main)
     tasks = TaskService(
         store,
         default_timezone=_timezone(identity),
         quota=identity.task_quota,
-        acting=identity.conversation_id,
+        acting=conversation.id,
     )
     tools = Tools(store, tasks, caller)
     return build_server(tools, caller, version=program_version())

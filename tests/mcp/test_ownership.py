@@ -203,6 +203,23 @@ async def test_the_operators_main_alone_looks_at_others_and_their_words_are_mark
         assert "principal_id: is not an argument" in text(await operator.call_tool("pause_task", task))
 
 
+async def test_a_name_that_a_principals_server_is_born_with_is_that_principals_alone(
+    database: Path, store: Store, people: None
+) -> None:
+    await store.conversations.create("home", 1)
+    for said in ("laptop", "home", "main"):
+        async with official_client(database, said, principal_id=ANN) as ann:
+            sent = await ann.call_tool("send_message", {"text": "psst"})
+            assert isinstance(sent.structured_content, dict)
+            assert sent.structured_content["conversation_id"] == said
+            stored = await store.conversations.reach(ANN, said)
+            assert stored is not None
+            assert stored.id == f"{ANN}+{said}"
+    assert await store.conversations.get("laptop") is None
+    async with official_client(database, "laptop") as operator:
+        assert not (await operator.call_tool("send_message", {"text": "hello"})).is_error
+
+
 @pytest.mark.parametrize("claimed", ["", BOB])
 async def test_a_server_that_is_born_with_somebody_elses_conversation_refuses_to_start(
     database: Path, store: Store, people: None, claimed: str
