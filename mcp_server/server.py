@@ -22,7 +22,9 @@ from mcp_server.session_request import Identity
 from mcp_server.tools import RESOURCES, Caller, Tools
 from shared import jsons
 from shared.ask_contract import ASK_TOOLS, TASK_METHODS, TASKS, ask_listing, listed
-from shared.errors import PicoError
+from shared.errors import PicoError, Suspended
+from shared.principals import PrincipalStatus
+from shared.store.store import Store
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -128,14 +130,16 @@ Report = Callable[[float, float | None, str], Awaitable[None]]
 
 
 class Asking:
-    """A middleware of the protocol server that adds what the host serves."""
+    """A middleware of an outside agent's server: adds what the host serves, while its principal may act."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, store: Store) -> None:
         self._identity = identity
+        self._store = store
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Serve a request."""
         method, params = ctx.method, ctx.params or {}
+        await self._check_active()
         if method in TASK_METHODS or (method == "tools/call" and params.get("name") in ASK_TOOLS):
             result = await self._ask(method, params, ctx.session.report_progress)
             modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
@@ -146,6 +150,12 @@ class Asking:
         elif method == "server/discover":
             served["capabilities"]["extensions"] = {TASKS: {}}
         return served  # type: ignore[no-any-return]  # what the runner serialized: a dict
+
+    async def _check_active(self) -> None:
+        whose = self._identity.principal_id
+        principal = await self._store.principals.get(whose)
+        if principal is None or principal.status is not PrincipalStatus.ACTIVE:
+            raise MCPError(code=types.INVALID_REQUEST, message=Suspended(whose).message)
 
     async def _ask(self, method: str, params: Mapping[str, Any], report: Report) -> dict[str, Any]:
         peer = await self._line()

@@ -65,7 +65,7 @@ async def _serve(
         conversation = await _conversation(store, identity)
         server = _prepared(store, identity, conversation)
         if asks:
-            server.middleware.append(Asking(replace(identity, conversation_id=conversation.id)))
+            server.middleware.append(Asking(replace(identity, conversation_id=conversation.id), store))
         async with anyio.create_task_group() as group:
             if lifeline is not None:
                 group.start_soon(_end_with, lifeline, group.cancel_scope)

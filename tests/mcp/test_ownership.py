@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from mcp.client import Client
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, RequestParamsMeta, TextContent, TextResourceContents
 
 from shared.clock import now_ms
-from shared.principals import Reach
+from shared.principals import PrincipalStatus, Reach
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 from shared.untrusted import unwrapped
@@ -218,6 +220,24 @@ async def test_a_name_that_a_principals_server_is_born_with_is_that_principals_a
     assert await store.conversations.get("laptop") is None
     async with official_client(database, "laptop") as operator:
         assert not (await operator.call_tool("send_message", {"text": "hello"})).is_error
+
+
+async def test_an_outside_agents_server_does_nothing_while_its_principal_is_suspended(
+    database: Path, store: Store, people: None
+) -> None:
+    async with official_client(database, "main", is_main=True, principal_id=ANN) as ann:
+        principal = await store.principals.get(ANN)
+        assert principal is not None
+        suspended = await store.principals.change(replace(principal, status=PrincipalStatus.SUSPENDED))
+        for tool, arguments in (
+            ("send_message", {"text": "psst"}),
+            ("schedule_task", DAILY),
+            ("list_tasks", {}),
+        ):
+            with pytest.raises(MCPError, match=f"The principal {ANN} is suspended"):
+                await ann.call_tool(tool, arguments)
+        await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
+        assert not (await ann.call_tool("send_message", {"text": "psst"})).is_error
 
 
 @pytest.mark.parametrize("claimed", ["", BOB])
