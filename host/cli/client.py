@@ -133,7 +133,7 @@ def asking(command: Callable[..., Told]) -> Callable[..., None]:
 
 def at(*steps: str) -> str:
     """Return a path of these steps, whatever characters they have."""
-    return "".join(f"/{quote(step, safe='')}" for step in steps)
+    return "".join(f"/{quote(step, safe='', errors='surrogateescape')}" for step in steps)
 
 
 class HostClient:

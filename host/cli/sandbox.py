@@ -234,5 +234,5 @@ def remove(
 
 
 def _address(conversation: str, path: str | None = None) -> str:
-    below = "" if path is None else f"/{quote(path)}"
+    below = "" if path is None else f"/{quote(path, errors='surrogateescape')}"
     return f"{at('chat', conversation, 'files')}{below}"

@@ -67,8 +67,9 @@ def warn(sentence: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Write a value as one line of JSON."""
-    sys.stdout.write(one_line(jsons.dumps(value)) + "\n")
+    """Write a value as one line of JSON, which is UTF-8 wherever it goes (RFC 8259, section 8.1)."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"{one_line(jsons.dumps(value))}\n".encode(errors="replace"))
 
 
 class Told(NamedTuple):

@@ -83,6 +83,31 @@ def test_what_is_not_utf_8_is_called_that(
     assert host.requests == []
 
 
+@pytest.mark.parametrize(
+    ("encoding", "option", "shown"),
+    [
+        ("ascii", (), b"caf? ?"),
+        ("iso-8859-1", (), b"caf\xe9 ?"),
+        ("iso-8859-1", ("--json",), "café \u2713".encode()),
+    ],
+)
+def test_a_terminal_that_lacks_a_character_shows_another_and_json_is_utf_8(
+    host: ContractServer, tmp_path: Path, encoding: str, option: tuple[str, ...], shown: bytes
+) -> None:
+    if option:
+        host.answers["POST", "/chat"] = (200, {"status": "success", "result": "café \u2713"})
+    else:
+        host.events = [START, ("chunk", {"text": "café \u2713"}), done()]
+    ended = subprocess.run(
+        [sys.executable, "-m", "host.cli", "chat", "hi", "--url", host.url, *option],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=environment(tmp_path, API_TOKEN=TOKEN, PYTHONIOENCODING=encoding),
+    )
+    assert (ended.returncode, shown in ended.stdout) == (0, True), ended
+
+
 def test_messages_of_the_run_are_shown_as_they_come(host: ContractServer, tmp_path: Path) -> None:
     host.events = [START, ("chunk", {"text": "one"}), ("message", {"text": "ping", "sender": "Pico"}), done()]
     assert say(host, tmp_path, "hi").stdout == "one\n[Pico] ping\n"

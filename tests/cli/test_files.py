@@ -29,6 +29,8 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
         assert files("put", str(tmp_path / "text"), "data/").returncode == 0
         assert files("get", "data/text", "-").stdout == "a line\n"
         assert not (tmp_path / "-").exists()
+        (tmp_path / "\udcff").write_bytes(b"")
+        assert "path: must be UTF-8" in files("put", str(tmp_path / "\udcff")).stderr
         missing = files("get", "data/none", str(tmp_path / "none"))
         assert (missing.returncode != 0, "data/none" in missing.stderr) == (True, True)
         assert not list(tmp_path.glob("none*"))
