@@ -29,6 +29,7 @@ class Names:
         self.empty = not listed
         self.everyone = EVERYONE in listed
         self._entries = tuple(_parsed(listed, channel))
+        self.names_somebody = bool(self._entries)
 
     def names(self, sender: Sender) -> bool:
         """Return whether an entry means this sender; ``*`` means nobody in particular."""
@@ -92,7 +93,7 @@ class Rules:
         """Return whether somebody in the chat may allow and deny calls, or may be."""
         if chat.private:
             return self.approves(sender_of(chat))
-        return not self._approvers.empty
+        return self._approvers.names_somebody
 
     def trusts(self, chat: Chat) -> bool:
         """Return whether a conversation begun in a chat may change what agents obey."""

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from host.channels.base import Sender
-from host.channels.chats import Names
+from host.channels.chats import Names, Rules
+from shared.settings.access import ChannelRules
+from shared.store.sql.chats import Chat
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
 from tests.running import HostProcess, directive, until
@@ -81,6 +83,18 @@ def test_a_star_makes_nobody_an_owner_and_neither_does_an_empty_list() -> None:
     assert not Names(["*"], "telegram").names(ANN)
     assert not Names([], "telegram").names(ANN)
     assert Names(["*", 123], "telegram").names(ANN)
+
+
+@pytest.mark.parametrize(
+    ("approvers", "some"), [((), False), (("*",), False), (("",), False), ((123,), True)]
+)
+def test_a_group_has_approvers_where_the_list_means_somebody(
+    approvers: tuple[str | int, ...], some: bool
+) -> None:
+    rules = Rules("telegram", ChannelRules(approvers=approvers), "main")
+    group = Chat("telegram", "-100", False, ANN.id, ANN.name, "operator")
+    assert rules.has_approvers(group) is some
+    assert rules.approves(ANN) is some
 
 
 def test_who_is_not_allowed_gets_nothing_costs_nothing_and_is_logged_once(
