@@ -4,6 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import anyio
+
 from host.channels.base import (
     Brought,
     Button,
@@ -190,11 +192,17 @@ class Cards:
         self._ledger = ledger
         self._rules = rules
         self._approvals = ledger.store.approvals
+        self._unnoted: dict[str, anyio.Event] = {}
 
     async def show(self, request: Approval, chat: Chat, conversation_id: str) -> str:
         """Send a request to a chat and return the channel's id of the message. Raises ChannelFault."""
-        shown = await self._channel.ask(chat.id, _request_text(request), self._buttons(request, chat))
-        await self._approvals.show(request.id, (chat.channel, chat.id, shown, conversation_id))
+        noted = self._unnoted[request.id] = anyio.Event()
+        try:
+            shown = await self._channel.ask(chat.id, _request_text(request), self._buttons(request, chat))
+            await self._approvals.show(request.id, (chat.channel, chat.id, shown, conversation_id))
+        finally:
+            self._unnoted.pop(request.id, None)
+            noted.set()
         return shown
 
     def _buttons(self, request: Approval, chat: Chat) -> list[list[Button]]:
@@ -215,6 +223,8 @@ class Cards:
 
     async def _pressed(self, pressed: Pressed) -> str:
         name, _, approval_id = pressed.data.partition(".")
+        if (noted := self._unnoted.get(approval_id)) is not None:
+            await noted.wait()  # A button may be pressed before its message's id has come back.
         request = await self._approvals.get(approval_id, None)
         choice = None if request is None else _choices(request).get(name)
         home = None if request is None else self._home(request, pressed)
