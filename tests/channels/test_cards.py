@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -60,6 +61,17 @@ def test_a_press_allows_the_call_and_the_chat_hears_how_it_went_on(
     by = request["decided_by"]
     assert (by["door"], by["name"], by["address"]) == ("telegram", "Ann", "telegram:7")
     assert len([text for text in own_api.texts(ANN) if text.startswith("done:")]) == 1
+
+
+def test_a_press_counts_that_is_faster_than_the_answer_to_who_sent_the_button(
+    gated: HostProcess, own_api: BotApi
+) -> None:
+    own_api.noticed = threading.Event()
+    own_api.say(asking(), user=ANN)
+    card(own_api)
+    own_api.press(ALLOW, user=ANN)
+    until(own_api.notices)
+    assert own_api.notices() == ["Done."]
 
 
 def test_a_denied_call_is_not_made_and_a_second_press_changes_nothing(

@@ -92,6 +92,8 @@ class BotApi:
     faults: list[Fault] = field(default_factory=list)
     webhook: Json = field(default_factory=dict)
     brought: list[Json] = field(default_factory=list)
+    noticed: threading.Event | None = None
+    """Where it is set, who sends buttons hears so only after a notice, or a second: people are faster."""
     _chats: dict[str, dict[int, Shown]] = field(default_factory=dict)
     _updates: list[Json] = field(default_factory=list)
     _update_id: int = 1000
@@ -231,6 +233,8 @@ class BotApi:
         if handler is None:
             raise Refusal(404, "Not Found")
         result = handler(parameters)
+        if self.noticed is not None and "reply_markup" in parameters:
+            await asyncio.to_thread(self.noticed.wait, 1)
         return await result if asyncio.iscoroutine(result) else result
 
     def fault_for(self, path: str, parameters: Json) -> Fault | None:
@@ -324,6 +328,8 @@ class BotApi:
         }
 
     def _do_answerCallbackQuery(self, parameters: Json) -> bool:
+        if self.noticed is not None:
+            self.noticed.set()
         known = [each["callback_query"]["id"] for each in self.brought if "callback_query" in each]
         if parameters["callback_query_id"] not in known or len(parameters.get("text", "")) > 200:
             raise Refusal(
