@@ -88,15 +88,13 @@ async def _end_with(lifeline: int, scope: anyio.CancelScope) -> None:
 async def _conversation(store: Store, identity: Identity) -> Conversation:
     """Return the conversation that the principal calls so, made if there is none. Raises NoConversation."""
     whose, said = identity.principal_id, identity.conversation_id
+    name = said_name(whose, said)
     found = await store.conversations.reach(whose, said)
-    if found is None:
-        name = said_name(whose, said)
-        if principal_of(name) != OPERATOR:
-            raise NoConversation(said)
+    if found is None and principal_of(name) == OPERATOR:
         stored = stored_name(whose, name)
         found = await store.conversations.ensure(stored, now_ms(), trusted=False, principal_id=whose)
-        if found.principal_id != whose:
-            raise NoConversation(said)
+    if found is None or found.principal_id != whose:
+        raise NoConversation(said)
     await store.durable()
     return found
 
