@@ -496,7 +496,6 @@ def test_too_many_values_are_refused_before_they_are_made(client: httpx2.Client)
         ("POST", "/v1/conversations", "conv-…"),
         ("POST", "/v1/completions", "/v1/chat/completions"),
         ("POST", "/v1/embeddings", "embeddings"),
-        ("GET", "/v1/responses", "WebSocket"),
         ("POST", "/v1/responses/compact", "use POST /v1/responses"),
         ("GET", "/v1", "/v1/chat/completions"),
     ],

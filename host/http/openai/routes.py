@@ -54,7 +54,6 @@ ELSEWHERE: Final = {
     "/v1": f"This is the base address: {CHAT}",
     "/v1/completions": f"There are no completions of plain text here: {CHAT}",
     "/v1/conversations": 'A conversation is made by the first response; name it by "conversation": "conv-…".',
-    "/v1/responses": "There is neither a list of responses nor a WebSocket here: use POST /v1/responses.",
     "/v1/responses/compact": "The host compacts conversations by itself: use POST /v1/responses.",
     "/v1/embeddings": "There are no embeddings here: use a server that has a model for them.",
 }
@@ -121,7 +120,6 @@ class OpenAiApi(Api):
             Route(self, Operation(OpenAiApi._elsewhere, method, path, scope=ANY, listed=False))
             for path in ELSEWHERE
             for method in ("GET", "POST")
-            if (method, path) != ("POST", "/v1/responses")
         ]
         return [*super().routes(), *elsewhere]
 
