@@ -51,7 +51,7 @@ WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*RARE_
 
 @contextlib.contextmanager
 def running(mode: Mode) -> Iterator[World]:
-    if not may_read(mode.host_uid, ROOT / "host"):
+    if not may_read(mode.host_uid, ROOT / "tests/attack/host_process.py"):
         pytest.skip(f"needs a tree that uid {mode.host_uid} may read")
     made = World(mode)
     try:
