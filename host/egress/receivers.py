@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -55,7 +55,6 @@ async def check_address(url: str, allowed_hosts: frozenset[str], setting: str = 
             return
 
 
-@lru_cache(1000)
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)

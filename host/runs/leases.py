@@ -239,9 +239,17 @@ class Waiters:
     async def _newest(self, run: Run, chain: bool) -> Run:
         """Return the run as it is now (as it was, where it was deleted), or the last one of its chain."""
         now = await self._store.runs.find(run.id, None) or run
-        while chain and now.next_run_id is not None:
-            now = await self._store.runs.find(now.next_run_id, None) or replace(now, next_run_id=None)
-        return now
+        return (await self.chain(now))[-1] if chain else now
+
+    async def chain(self, run: Run) -> list[Run]:
+        """Return the run and those that go on for it, as far as they are there."""
+        found = [run]
+        while (following := found[-1].next_run_id) is not None:
+            if (goes_on := await self._store.runs.find(following, None)) is None:
+                found[-1] = replace(found[-1], next_run_id=None)
+            else:
+                found.append(goes_on)
+        return found
 
 
 def unended(run: Run) -> Run:

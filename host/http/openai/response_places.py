@@ -66,13 +66,12 @@ class ResponseReader:
         run = await self._store.runs.find(stored.run_id, None)
         if run is None:
             raise gone(stored.id)
-        found = [run]
-        while stored.background and run.code != "client_tool" and run.next_run_id is not None:
-            if (following := await self._store.runs.find(run.next_run_id, None)) is None:
+        found: list[Run] = []
+        for each in await self._runs.waiters.chain(run) if stored.background else [run]:
+            found.append(each)
+            if each.code == "client_tool":
                 break
-            found = [*(found[:-1] if run.code == "retryable" else found), following]
-            run = following
-        return [*found[:-1], unended(run)]
+        return [*(each for each in found[:-1] if each.code != "retryable"), unended(found[-1])]
 
     async def now(self, stored: StoredResponse) -> Response:
         """Return a response with what is stored of its runs; without events with its outcome alone."""
