@@ -1,4 +1,4 @@
-"""From the errors of the SDK, and of the API inside a stream, to ``ModelError``.
+"""From the errors of the API, also inside a stream, to ``ModelError``.
 
 What servers say of a request or a ``max_tokens`` that is too large is read in the words of each. Known are
 Anthropic, Bedrock, Vertex and Gemini, OpenAI and OpenRouter, vLLM, SGLang, TGI, Mistral, Groq, DeepSeek,
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
-import anthropic
 import httpx2
 
 from host.ports import ModelError
@@ -50,13 +49,12 @@ _NOT_ABOUT_SIZE: Final = frozenset({401, 403, 429})
 _TYPE: Final = re.compile("[A-Za-z_]{1,60}")
 
 
-def error_of(failure: anthropic.APIError) -> ModelError:
-    """Return what an error of the SDK means to the agent."""
-    if isinstance(failure, anthropic.APIStatusError):
-        return status_error(failure.response, failure.body)
-    if isinstance(failure, anthropic.APITimeoutError):
-        return ModelError("The model API did not answer in time.", retryable=True)
-    return ModelError("The model API could not be reached.", retryable=True)
+def json_or_text(said: str) -> object:
+    """Return what an error's JSON is, or its text."""
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError):
+        return said
 
 
 def status_error(response: httpx2.Response, body: object) -> ModelError:

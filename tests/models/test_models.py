@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anthropic import APIStatusError, AsyncStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from host.models.messages import ModelConfig
 from host.ports import Ask, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.clock import at, now_ms
 from shared.errors import Misconfigured
+from shared.jsons import dump_bytes
 from tests.fakes.model_server import FakeModel, fake_model
 
 KEY = "sk-ant-very-secret-0123456789"
@@ -316,6 +318,29 @@ async def test_one_connection_serves_reply_after_reply(model: AnthropicModel, se
         await ask(model, request())
 
     assert len(server.connections) == 1
+
+
+async def test_each_request_is_the_one_that_the_sdk_itself_would_send(server: FakeModel) -> None:
+    for config in (
+        ModelConfig(api_key=KEY, base_url=server.url),
+        ModelConfig(auth_token=KEY, base_url=f"{server.url}/?version=1", timeout_s=7.5),
+    ):
+        client = make_client(config)
+        model = AnthropicModel(client)
+        for _ in range(2):
+            with suppress(ModelError):  # of a path with a query the fake knows nothing
+                await ask(model, request())
+        with suppress(APIStatusError):
+            content = dump_bytes({**request(), "stream": True})
+            async with await client.post(
+                "/v1/messages", cast_to=object, content=content, stream=True, stream_cls=AsyncStream[object]
+            ) as stream:
+                await anext(stream)
+        await model.aclose()
+        sent = [(one.method, one.path, one.headers, one.raw) for one in server.requests]
+        assert len(sent) == 3
+        assert all(one == sent[0] for one in sent)
+        server.clear()
 
 
 async def test_nothing_is_taken_from_the_environment(
