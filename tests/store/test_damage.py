@@ -500,6 +500,41 @@ async def test_what_was_written_behind_a_damaged_place_of_a_segment_is_salvaged(
     assert json.loads(shown.stdout)["whole"] == 6
 
 
+async def test_zeros_in_the_middle_of_a_segment_hide_nothing_behind_them(
+    places: Places, tmp_path: Path
+) -> None:
+    async with places.host() as store:
+        for number in range(6):
+            await talk(store, f"c{number}")
+    *_, victim = segments(places)
+    frame = wal.FRAME.size + 4096
+    with victim.open("r+b") as file:
+        file.seek(layout.HEAD + wal.HEADER.size + frame)
+        file.write(bytes(2 * frame))
+    salvaged = tmp_path / "salvaged.db"
+    shown = picoclaw(places, "salvage", salvaged, "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["whole"] == 6
+
+
+async def test_what_is_no_file_is_named_and_no_disk_is_blamed_for_it(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    await live(places, "a")
+    places.lose_local_disk()
+    foreign = places.volume / "wal-000009-00000009"
+    foreign.mkdir()
+    with pytest.raises(StoreEnvironment, match=f"^{foreign} cannot be used: Is a directory"):
+        places.open()
+    shown = picoclaw(places, "check")
+    assert shown.returncode == 1
+    assert f"{foreign} cannot be used: Is a directory" in shown.stderr
+    assert "TMPDIR" not in shown.stderr
+
+
 async def test_what_was_deleted_does_not_come_back_by_salvaging_a_sound_volume(
     places: Places, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.store import SqliteStore
+from shared.store.volume import layout, operator
 from tests.store.places import Places, add, integrity, names
 
 
@@ -45,6 +47,20 @@ async def test_a_full_volume_refuses_until_there_is_room_again(small: Places) ->
     async with small.host() as store:
         assert {"a", "b"} <= await names(store)
         assert integrity(small.database) == "ok"
+
+
+async def test_a_segment_that_somebody_cuts_takes_nothing_with_it(tmp_path: Path) -> None:
+    places = Places(tmp_path / "volume", tmp_path / "local")
+    places.volume.mkdir()
+    async with places.host() as store:
+        await add(store, "a")
+        (segment,) = places.volume.glob("wal-*")
+        os.truncate(segment, layout.HEAD + 100)
+        await add(store, "b")
+        assert operator.check(places.volume).conversations == 2
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert {"a", "b"} <= await names(store)
 
 
 async def test_a_full_volume_heals_without_a_request(small: Places) -> None:

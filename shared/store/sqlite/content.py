@@ -89,8 +89,12 @@ def _of_the_machine(
             f"{place}: no room in {path}: {free:,} bytes are free{room} ({_reason(error)}). "
             "Nothing was changed. Make room there, or choose a larger disk."
         )
-    if isinstance(error, PermissionError) and error.filename is not None:
-        return forbidden(Path(os.fsdecode(error.filename)))
+    if isinstance(error, OSError) and error.filename is not None:
+        file = Path(os.fsdecode(error.filename))
+        if isinstance(error, PermissionError):
+            return forbidden(file)
+        if not file.is_relative_to(path):
+            return StoreEnvironment(f"{file} cannot be used: {error.strerror}")
     return StoreEnvironment(f"{place} ({path}) cannot be used: {_reason(error)}")
 
 

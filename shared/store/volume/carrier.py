@@ -5,6 +5,7 @@ it holds the gate, except the last small part before the log starts anew.
 """
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from shared.errors import NotDurable, StoreError
+from shared.errors import NotDurable, StoreDamaged, StoreError
 from shared.store.sqlite.engine import BUSY_MS, Gate, connect
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, holder
 from shared.store.volume.lock import Phase, Sidecar, State, boot_id
 from shared.store.volume.wal import LogReplaced, Mark, NotContinuous, Tail
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 5
 
@@ -55,7 +58,7 @@ class Carrier:
         return state
 
     def catch_up(self, state: State) -> State:
-        """Ship what the log has, or, when somebody began it anew meanwhile, a new snapshot.
+        """Ship what the log has, or, when somebody began it anew meanwhile or cut the segment, a new snapshot.
 
         Only for a process that had the database open all the time: it has what was in the log before.
         """
@@ -63,7 +66,9 @@ class Carrier:
             return self._carry(state)
         except LogReplaced as error:
             raise _replaced() from error
-        except NotContinuous:
+        except (NotContinuous, StoreDamaged) as error:
+            if isinstance(error, StoreDamaged):
+                log.error("The whole database is put on the volume anew: %s", error.what)
             return self.renew(state)
 
     def roll_over(self) -> bool:

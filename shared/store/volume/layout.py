@@ -201,11 +201,16 @@ def create_segment(store_dir: Path, name: FileId, previous: Link | None) -> None
 
 
 def append_to_segment(store_dir: Path, data: bytes, durable: Link, previous: Link | None) -> None:
-    """Write log bytes behind those that are ``durable``, and wait for the disk; the file must exist."""
+    """Write log bytes behind those that are ``durable``, and wait for the disk.
+
+    The file must exist; raises StoreDamaged if somebody has cut it.
+    """
     path = segment_path(store_dir, durable.id)
     # Opened by name each time: a descriptor would keep writing to a volume that was taken away.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
+        if os.fstat(fd).st_size < HEAD + durable.length:
+            raise StoreDamaged(f"{path} was cut off while the host wrote it")
         write_all(fd, _head(previous, durable), 0)
         write_all(fd, data, HEAD + durable.length)
         os.fdatasync(fd)

@@ -6,8 +6,9 @@ ordinary database, and the checksum goes where the file goes.
 """
 
 import os
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,17 +22,29 @@ CHUNK: Final = 1 << 20
 
 def copy(source: Path, target: Path, *, skip: int = 0, length: int | None = None) -> int:
     """Copy a file (``length`` bytes after ``skip``) and return the CRC-32 of what was copied."""
-    with source.open("rb") as file:
-        file.seek(skip)
-        fd = layout.open_file(target, os.O_WRONLY | os.O_TRUNC)
-        try:
-            crc, done = 0, 0
-            while part := file.read(CHUNK if length is None else min(CHUNK, length - done)):
-                layout.write_all(fd, part, done)
-                crc, done = zlib.crc32(part, crc), done + len(part)
-        finally:
-            os.close(fd)
+    crc, done, parts = 0, 0, _parts(source, skip, length)
+    fd = layout.open_file(target, os.O_WRONLY | os.O_TRUNC)
+    try:
+        for part in parts:
+            layout.write_all(fd, part, done)
+            crc, done = zlib.crc32(part, crc), done + len(part)
+    finally:
+        os.close(fd)
     return crc
+
+
+def _parts(path: Path, skip: int, length: int | None = None) -> Iterator[bytes]:
+    """Yield what is in a file behind ``skip`` bytes; an error in reading names the file."""
+    left = sys.maxsize if length is None else length
+    try:
+        with path.open("rb") as file:
+            file.seek(skip)
+            while part := file.read(min(CHUNK, left)):
+                left -= len(part)
+                yield part
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
 
 
 def named(crc: int, name: FileId) -> int:
@@ -71,10 +84,8 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], obj
 
 def checksum(path: Path, *, skip: int = 0, crc: int = 0) -> int:
     """Return the CRC-32 of a file, of what is behind ``skip`` bytes and goes on after ``crc``."""
-    with path.open("rb") as file:
-        file.seek(skip)
-        while part := file.read(CHUNK):
-            crc = zlib.crc32(part, crc)
+    for part in _parts(path, skip):
+        crc = zlib.crc32(part, crc)
     return crc
 
 

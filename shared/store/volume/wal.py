@@ -106,7 +106,8 @@ def frames(log: BinaryIO, page_size: int | None = None) -> Iterator[Frame]:
     while len(frame := log.read(length)) == length:
         page, commits, *own_salts, one, two = FRAME.unpack(frame[: FRAME.size])
         sums = {_checksum(frame[:8] + frame[FRAME.size :], order, each) for each in before}
-        sound = (one, two) in sums and (own_salts == salts or len(before) > 1)
+        # No page has the number 0; the checksum of zeros alone would be theirs.
+        sound = page > 0 and (one, two) in sums and (own_salts == salts or len(before) > 1)
         yield Frame(offset, page, commits, frame[FRAME.size :], sound)
         before = {(one, two)} if sound else {(one, two), *list(sums)[:2]}
         offset += length
