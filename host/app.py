@@ -46,7 +46,7 @@ from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_
 from host.runs.conversation_files import Archive
 from host.runs.meter import Ledger, Prices
 from host.runs.principals import PrincipalCache
-from host.runs.scheduler import EXTERNAL, Scheduler, arranged
+from host.runs.scheduler import EXTERNAL, TRY_EVERY_S, Scheduler, arranged
 from host.runs.service import RunService
 from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
@@ -156,7 +156,8 @@ async def _begin_background(host: Host) -> None:
     """Begin what goes on beside the answers for as long as the host is open."""
     settings, store, begin = host.settings, host.ledger.store, host.background.start_soon
     if settings.scheduler == "internal":
-        begin(Scheduler(store, host.task_runner.run_due, most=settings.max_concurrent_runs).run)
+        most, again_s = settings.max_concurrent_runs, min(settings.lease_ms / 1000, TRY_EVERY_S)
+        begin(Scheduler(store, host.task_runner.run_due, most=most, try_every_s=again_s).run)
     elif (await store.counts()).tasks:
         logger.warning(EXTERNAL)
     begin(host.webhooks.run)

@@ -266,9 +266,9 @@ def stream(client: httpx2.Client, body: dict[str, Any]) -> Iterator[Frame]:
         yield from frames(response.iter_lines())
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait for an outside process, bounded."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in 60 s"
+        assert time.monotonic() < deadline, f"it did not happen in {within_s} s"
         time.sleep(0.01)

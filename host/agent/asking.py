@@ -14,6 +14,7 @@ from host.agent.endings import Ending, ModelFailed, Refused, TooLong
 from host.agent.media import SHOWN, Media, Read, nothing_kept
 from host.agent.window import Window
 from host.ports import Delta, Message, Model, ModelError, Reply, ToolResult
+from shared.usage_values import Usage
 from shared.values import Block
 
 RETRIES: Final = 4
@@ -171,8 +172,7 @@ class Asking:
             await self._recover(error, messages, bare, mended)
             return None
         if reply.stop_reason == "model_context_window_exceeded" and "too_long" not in mended:
-            await self._overflowed(reply, messages, bare, mended)
-            return None
+            return await self._overflowed(reply, messages, bare, mended)
         if reply.stop_reason == "refusal":
             await self.recorder.unused(reply)
             raise Refused("The model declined to answer this. It isn't sent again: go on with a new message.")
@@ -201,12 +201,19 @@ class Asking:
 
     async def _overflowed(
         self, reply: Reply, messages: list[Message], bare: dict[str, Any], mended: set[str]
-    ) -> None:
-        """Make room after a reply that the window's end cut off, once; a second one counts as it is."""
+    ) -> Reply | None:
+        """Make room after a reply that the window's end cut off, once; a second one counts as it is.
+
+        So does the first, with its usage counted here, where there is nothing to leave out.
+        """
         mended.add("too_long")
-        await self.recorder.retrying()
         await self.recorder.unused(reply)
-        await self.window.shorten(messages, bare, self.models[0], anyway=True)
+        try:
+            await self.window.shorten(messages, bare, self.models[0], anyway=True)
+        except TooLong:
+            return replace(reply, usage=Usage())
+        await self.recorder.retrying()
+        return None
 
     async def _tries(self, model: Model, request: dict[str, Any]) -> Reply:
         for attempt in range(RETRIES):

@@ -113,7 +113,9 @@ class Accumulator:
                 self._model = _mended(str(message.get("model") or self._model))
                 self._count(message.get("usage"))
             case "message_delta":
-                self._stop_reason = (event.get("delta") or {}).get("stop_reason") or self._stop_reason
+                reason = (event.get("delta") or {}).get("stop_reason")
+                if reason and isinstance(reason, str):
+                    self._stop_reason = _mended(reason)
                 self._count(event.get("usage"))
             case "message_stop":
                 self._stopped = True

@@ -47,7 +47,10 @@ LOOK_EVERY_S: Final = 1.0
 """How often the next slot is asked for while the host sleeps, in seconds: other processes make tasks too."""
 
 TRY_EVERY_S: Final = 60.0
-"""How often a claim is tried though nothing is due, in seconds: so a dead host's slot is found."""
+"""How often a claim is tried though nothing is due, in seconds: so a dead host's slot is found.
+
+Once in a lease where that is shorter: a slot is taken over within two leases.
+"""
 
 
 @dataclass(frozen=True, slots=True)

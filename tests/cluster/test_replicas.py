@@ -202,3 +202,14 @@ def test_a_dead_hosts_task_is_run_by_another(hosts: list[HostProcess], clients: 
     until(lambda: clients[1].post("/task/check").json().get("executed"))
     runs = clients[1].get(f"/task/{task}/runs").json()["runs"]
     assert [(run["status"], run["attempt"]) for run in runs] == [("success", 2)]
+
+
+def test_a_dead_hosts_task_is_taken_over_though_nobody_looks_and_nothing_else_is_due(join: Join) -> None:
+    first = join({"SCHEDULER": "internal"})
+    with first.client() as client:
+        task = client.post("/task", json={"prompt": directive(text="ran", delay_ms=9000), **DUE}).json()["id"]
+        until(lambda: client.get(f"/task/{task}/runs").json()["runs"])
+    second = join({"SCHEDULER": "internal"})
+    first.kill()
+    with second.client() as client:
+        until(lambda: client.get(f"/task/{task}/runs").json()["runs"][0]["attempt"] == 2, within_s=40)

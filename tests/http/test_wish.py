@@ -264,6 +264,19 @@ def test_an_answer_that_did_not_come_to_its_end_says_so(
     assert [said in warning for warning in told["warnings"]] == [True]
 
 
+def test_a_first_answer_that_meets_the_windows_end_is_the_answer(
+    client: httpx2.Client, model: ModelProcess
+) -> None:
+    queue(model, {"text": "Once upon a", "stop_reason": "model_context_window_exceeded"})
+    told = chat(client, "a long story")
+    assert (told["status"], told["result"]) == ("success", "Once upon a")
+    assert ["end of the model's window" in warning for warning in told["warnings"]] == [True]
+    assert len(model.requests()) == 1
+    (run,) = client.get(f"/chat/{told['conversation_id']}/runs").json()["runs"]
+    assert run["usage"] == told["usage"]
+    assert told["usage"]["output_tokens"] > 0
+
+
 def test_pauses_without_an_end_come_to_one(make_host: MakeHost, model: ModelProcess) -> None:
     host = make_host("pauses")
     configure(host, agents={"defaults": {"max_tool_iterations": 3}}).start()

@@ -75,6 +75,14 @@ async def test_a_stream_of_another_content_type_is_read(model: Model, server: Fa
     assert (await reply_to(model, server, stream(*events(TEXT)), kind)).text == "done"
 
 
+@pytest.mark.parametrize("reason", [7, ["end_turn"], {"type": "end_turn"}, True])
+async def test_a_reason_to_stop_that_is_no_text_is_none(model: Model, server: FakeModel, reason: Any) -> None:
+    told = events(TEXT)
+    told[-2]["delta"]["stop_reason"] = reason
+    reply = await reply_to(model, server, stream(*told))
+    assert (reply.text, reply.stop_reason) == ("done", "end_turn")
+
+
 @pytest.mark.parametrize("indexes", [[0, 0], [1, 1], [None, None]])
 async def test_two_blocks_of_one_index_are_both_kept(
     model: Model, server: FakeModel, indexes: list[Any]

@@ -58,7 +58,7 @@ class Carrier:
         return state
 
     def catch_up(self, state: State) -> State:
-        """Ship what the log has, or, when somebody began it anew meanwhile or cut the segment, a new snapshot.
+        """Ship what the log has, or, when somebody began it anew or cut the segment, a new snapshot.
 
         Only for a process that had the database open all the time: it has what was in the log before.
         """
