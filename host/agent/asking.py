@@ -191,7 +191,11 @@ class Asking:
         model, *others = self.models
         if error.reason not in mended:
             mended.add(error.reason)
-            if await self.window.refused(messages, bare, model, error):
+            try:
+                again = await self.window.refused(messages, bare, model, error)
+            except TooLong as ending:
+                raise TooLong(f"{ending.message} {error.sentence}") from error
+            if again:
                 await self.recorder.retrying()
                 return
         if error.status not in OVERLOADED or not others:
@@ -220,10 +224,11 @@ class Asking:
             try:
                 return await model.reply(request, self.recorder.delta)
             except ModelError as error:
-                if not error.retryable or self._another_is_sooner(error):
+                pause = _pause(attempt, error.retry_after_s)
+                if not error.retryable or self._another_is_sooner(error) or _outlasts_the_run(pause):
                     raise
                 await self.recorder.retrying()
-                await anyio.sleep(_pause(attempt, error.retry_after_s))
+                await anyio.sleep(pause)
         return await model.reply(request, self.recorder.delta)
 
     def _another_is_sooner(self, error: ModelError) -> bool:
@@ -309,6 +314,11 @@ def _pause(attempt: int, retry_after_s: float | None) -> float:
     if retry_after_s is not None:
         return max(retry_after_s, 0.0)
     return min(FIRST_BACKOFF_S * (1 << attempt), LONGEST_BACKOFF_S)
+
+
+def _outlasts_the_run(pause: float) -> bool:
+    """Return whether a run that waits so many seconds would end without its reason, as timed out."""
+    return anyio.current_time() + pause >= anyio.current_effective_deadline()
 
 
 def _sendable(blocks: list[Block]) -> list[Block]:

@@ -282,6 +282,11 @@ class Compactor(Window):
                 f"with {sizes.window:,} in the model's window there is no room for a conversation."
             )
         newest = parts[-1].tokens if parts else 0
+        if newest <= sizes.room:
+            return TooLong(
+                "The request is too large for the model's API, and nothing more of it can be left out. "
+                "Send less, or put it into a file."
+            )
         return TooLong(
             f"The message is too long: it needs about {newest:,} tokens, and {sizes.room:,} fit into the "
             "model's window beside instructions, tools and the answer. Send less, or put it into a file."

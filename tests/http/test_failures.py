@@ -95,6 +95,26 @@ def test_secrets_in_the_reason_of_a_refusal_are_taken_out(client: httpx2.Client,
     assert key not in host.log_text
 
 
+@pytest.mark.parametrize("status", [429, 529])
+def test_a_wait_that_the_run_has_no_time_for_ends_it_with_the_models_reason(
+    client: httpx2.Client, status: int
+) -> None:
+    message = directive(status=status, retry_after="600", message="come back later")
+    body = chat(client, message, max_execution_ms=60_000)
+    assert (body["status"], body["code"]) == ("error", "model_error")
+    assert body["error"].endswith("come back later")
+
+
+def test_a_size_that_only_the_server_knows_is_told_in_its_words_and_without_false_figures(
+    client: httpx2.Client,
+) -> None:
+    body = chat(client, directive(status=413, error_type="request_too_large", message="at most 1 MiB here"))
+    assert (body["status"], body["code"]) == ("error", "prompt_too_long")
+    assert body["error"].endswith("(413 request_too_large): at most 1 MiB here")
+    assert "tokens" not in body["error"]
+    assert chat(client, "short", conversation_id=body["conversation_id"])["status"] == "success"
+
+
 def test_a_model_that_is_down_gives_an_error_and_the_host_stays_well(make_host: MakeHost) -> None:
     host = make_host(settings={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}).start()
     with host.client() as client:
