@@ -1,14 +1,15 @@
 """Adapters: how to start an agent host, talk to it and read what it kept. Used by ``peers`` and ``torture``.
 
-Another host is one more class: how it is started, how a chat is asked, and what can be read back. What a host
-hasn't got raises ``NotThere``. Other hosts are set up as their own manuals show it, in environments of their
-own below ``.run/peers``; nothing of theirs is part of this tree.
+Another host is one more class, here or in a module of your own: how it is started, how a chat is asked, and
+what can be read back. What a host hasn't got raises ``NotThere``. Other hosts are set up as their own manuals
+show it, Python's in environments of their own below ``.run/peers``; nothing of theirs is part of this tree.
 """
 
 from __future__ import annotations
 
 import base64
 import http.client
+import importlib
 import json
 import os
 import shutil
@@ -27,12 +28,18 @@ from tests.running import TOKEN, HostProcess, free_port, new_host
 
 ENVIRONMENTS: Final = Path(__file__).parent.parent / ".run" / "peers"
 START_S: Final = 120.0
+ANSWER_S: Final = 180.0
+"""So long a host is waited for: some start a program of their own for each turn, on a busy machine."""
 SECRET: Final = "sk-canary-do-not-show"
 """The model's key: no command of an agent may see it."""
 
 
 class NotThere(Exception):
     """The host has nothing of this kind."""
+
+
+class DidNotStart(Exception):
+    """The host ended, or answers nobody, instead of starting."""
 
 
 class Refused(Exception):
@@ -51,6 +58,10 @@ class AgentHost(ABC):
     ready: ClassVar[str] = "/health"
     shell: ClassVar[str] = ""
     """The tool that runs a command; empty: it has none."""
+    several_users: ClassVar[bool] = True
+    """Whether it keeps users apart; else all callers are user 1."""
+    secrets: ClassVar[dict[str, str]] = {"the model's key": SECRET}
+    """What no command may find, by what it is."""
     process: HostProcess
 
     def __init__(self, root: Path, model_url: str) -> None:
@@ -100,12 +111,16 @@ class AgentHost(ABC):
         """Run a task now; returns when it ended well."""
         raise NotThere("tasks")
 
-    def runs(self) -> list[tuple[str, str]]:
-        """Return id and state of all runs; ``running`` for what has not ended."""
-        raise NotThere("runs")
+    def task_runs(self, task: str) -> int:
+        """Return how many runs of a task it lists that ended well."""
+        raise NotThere("list of a task's runs")
+
+    def running(self) -> list[str]:
+        """Return what it says is running now, all users'."""
+        raise NotThere("list of what runs")
 
     def start(self) -> float:
-        """Start it, and return the seconds until it answers."""
+        """Start it, and return the seconds until it answers; raises DidNotStart."""
         started = time.monotonic()
         self.process.start(wait=False)
         while time.monotonic() < started + START_S:
@@ -118,7 +133,7 @@ class AgentHost(ABC):
             except OSError:
                 time.sleep(0.005)
         self.kill()
-        raise RuntimeError(f"{self.name} did not start: {self.process.log_text[-2000:]}")
+        raise DidNotStart(f"{self.name} did not start: {self.process.log_text[-2000:]}")
 
     def kill(self) -> None:
         """End all its processes at once with SIGKILL."""
@@ -127,7 +142,7 @@ class AgentHost(ABC):
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection, open already."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.process.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.process.port, timeout=ANSWER_S)
         connection.connect()
         return connection
 
@@ -220,6 +235,7 @@ class PicoClaw(AgentHost):
     name = "PicoClaw"
     ready = "/ready"
     shell = "exec"
+    secrets: ClassVar = {"the model's key": SECRET, "the host's token": TOKEN}
 
     def prepared(self) -> HostProcess:
         self._tokens = {0: TOKEN}
@@ -263,12 +279,16 @@ class PicoClaw(AgentHost):
         return str(told["conversation_id"])
 
     def messages(self, conversation: str, user: int = 0) -> str:
+        kept = self._all(f"/chat/{conversation}/messages?", "messages", user)
+        return "\n".join(message["content"] for message in kept)
+
+    def _all(self, path: str, what: str, user: int = 0) -> list[dict[str, Any]]:
         found, cursor = [], ""
         while cursor is not None:
-            page = self.seen(f"/chat/{conversation}/messages?limit=1000&cursor={cursor}", user)
-            found += [message["content"] for message in page["messages"]]
+            page = self.seen(f"{path}&limit=1000&cursor={cursor}", user)
+            found += page[what]
             cursor = page["next_cursor"]
-        return "\n".join(found)
+        return found
 
     def schedule(self, message: str) -> str:
         body = {"prompt": message, "schedule_type": "interval", "schedule_value": "86400000"}
@@ -279,28 +299,50 @@ class PicoClaw(AgentHost):
         if told["status"] != "success":
             raise Refused(str(told))
 
-    def runs(self) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
-        cursor = ""
-        while cursor is not None:
-            page = self.seen(f"/runs?limit=1000&cursor={cursor}")
-            found += [(run["run_id"], run["status"]) for run in page["runs"]]
-            cursor = page["next_cursor"]
-        return found
+    def task_runs(self, task: str) -> int:
+        return sum(run["status"] == "success" for run in self._all(f"/task/{task}/runs?", "runs"))
+
+    def running(self) -> list[str]:
+        return [run["run_id"] for run in self._all("/runs?status=running&principal_id=*", "runs")]
 
 
 class TypeScriptPeer(PicoClaw):
-    """The TypeScript host with the same routes, started by ``npm start`` in its tree."""
+    """breakcafe/picoclaw, built in the directory that PEER_TYPESCRIPT names; who has its token is a user."""
 
     name = "TypeScript"
     ready = "/health"
-    tree: ClassVar[Path] = Path()
+    shell = "Bash"
+    several_users = False
 
     def prepared(self) -> HostProcess:
-        process = super().prepared()
-        process.environment |= self.environment(API_TOKEN=TOKEN)
-        process.command = ("npm", "start", "--prefix", str(self.tree.resolve()))
-        return process
+        built = Path(os.environ["PEER_TYPESCRIPT"]).resolve() / "dist"
+        places = {"STORE_DIR": "store", "MEMORY_DIR": "memory", "SKILLS_DIR": "skills"}
+        environment = self.environment(
+            **{setting: str(self.root / place) for setting, place in places.items()},
+            LOCAL_DB_PATH=str(self.root / "local" / "messages.db"),
+            API_TOKEN=TOKEN,
+            LOG_LEVEL="warn",
+            NODE_ENV="production",
+            PICOCLAW_MCP_SERVER_PATH=str(built / "mcp-server.js"),
+            CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+            CLAUDE_CODE_TMPDIR=str(self.root),
+            IS_SANDBOX="1",  # as root, the SDK's program refuses to let the agent do all without asking
+        )
+        return HostProcess(self.root, environment, command=("node", str(built / "index.js")))
+
+    def headers(self, user: int) -> dict[str, str]:
+        return {"Authorization": f"Bearer {TOKEN}"}
+
+    def messages(self, conversation: str, user: int = 0) -> str:
+        kept = self.seen(f"/chat/{conversation}/messages")["messages"]
+        return "\n".join(message["content"] for message in kept)
+
+    def task_runs(self, task: str) -> int:
+        raise NotThere("list of a task's runs")
+
+    def running(self) -> list[str]:
+        kept = self.seen("/chat")["conversations"]
+        return [conversation["id"] for conversation in kept if conversation["status"] == "running"]
 
 
 AGENT_OS: Final = """
@@ -439,3 +481,16 @@ class Nanobot(AgentHost):
 
 
 PEERS: Final = (PicoClaw, AgentOs, LangGraph, Nanobot)
+
+
+def adapter(name: str) -> type[AgentHost]:
+    """Return the adapter of that name or at ``module:Class``; exits with a sentence if there is none."""
+    module, _, inside = name.partition(":")
+    if inside:
+        found: type[AgentHost] = getattr(importlib.import_module(module), inside)
+        return found
+    for kind in (*PEERS, TypeScriptPeer):
+        if kind.name == name:
+            return kind
+    known = ", ".join(kind.name for kind in (*PEERS, TypeScriptPeer))
+    raise SystemExit(f"there is no adapter {name}; there are {known}, and your own as module:Class")

@@ -1,9 +1,9 @@
 """Peers: open agent servers beside PicoClaw, each in its own process, against one fake model, in one run.
 
-``python -m benchmarks peers``; ``PEERS=PicoClaw,AgentOS`` takes some of them, ``PEER_TYPESCRIPT=DIR`` adds
-the TypeScript host of that tree. Turns and loads are measured in turn, a few of each at a time. The first
-start of each makes its bytecode and is not counted. For messages lost, a host is killed (SIGKILL, the whole
-tree) while eight callers talk to it; lost is what was answered and is in no
+``python -m benchmarks peers``; ``PEERS=PicoClaw,AgentOS`` takes some of them or your own (``module:Class``),
+``PEER_TYPESCRIPT=DIR`` adds breakcafe/picoclaw as built there. Turns and loads are measured in turn, a few of
+each at a time. The first start of each makes its bytecode and is not counted. For messages lost, a host is
+killed (SIGKILL, the whole tree) while eight callers talk to it; lost is what was answered and is in no
 conversation after the next start.
 """
 
@@ -16,11 +16,10 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.agent_hosts import PEERS, UNTOLD, AgentHost, Refused, TypeScriptPeer
+from benchmarks.agent_hosts import ANSWER_S, PEERS, UNTOLD, AgentHost, Refused, TypeScriptPeer, adapter
 from benchmarks.turns import REPLY, SCALE, in_turn, pss_mib, timed
 from tests.running import directive, running_model
 
@@ -58,16 +57,12 @@ def measure() -> dict[str, dict[str, float]]:
     return figures
 
 
-def chosen() -> Iterator[type[AgentHost]]:
-    """Yield what was asked for."""
-    known = {kind.name: kind for kind in PEERS}
-    for name in os.environ.get("PEERS", ",".join(known)).split(","):
-        if name not in known:
-            raise SystemExit(f"PEERS: there is no {name}; there are {', '.join(known)}")
-        yield known[name]
-    if tree := os.environ.get("PEER_TYPESCRIPT"):
-        TypeScriptPeer.tree = Path(tree)
-        yield TypeScriptPeer
+def chosen() -> list[type[AgentHost]]:
+    """Return what was asked for."""
+    names = os.environ.get("PEERS", ",".join(kind.name for kind in PEERS)).split(",")
+    if "PEER_TYPESCRIPT" in os.environ:
+        names.append(TypeScriptPeer.name)
+    return [adapter(name) for name in names]
 
 
 def started(host: AgentHost) -> dict[str, float]:
@@ -155,7 +150,7 @@ def killed(host: AgentHost) -> dict[str, float]:
     callers = [threading.Thread(target=talk, args=(caller,)) for caller in range(CALLERS)]
     for caller in callers:
         caller.start()
-    enough.wait(60)
+    enough.wait(2 * ANSWER_S)
     host.kill()
     for caller in callers:
         caller.join()
