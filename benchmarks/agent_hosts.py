@@ -84,6 +84,10 @@ class AgentHost(ABC):
     def messages(self, conversation: str, user: int = 0) -> str:
         """Return all that it kept of a conversation, as text; what the user may not see raises Refused."""
 
+    def version(self) -> str:
+        """Return what runs."""
+        return ", ".join(self.packages) or "this tree"
+
     def headers(self, user: int) -> dict[str, str]:
         """Return what tells who asks."""
         return {}
@@ -314,8 +318,17 @@ class TypeScriptPeer(PicoClaw):
     shell = "Bash"
     several_users = False
 
+    def __init__(self, root: Path, model_url: str) -> None:
+        if "PEER_TYPESCRIPT" not in os.environ:
+            raise SystemExit("PEER_TYPESCRIPT: the directory in which breakcafe/picoclaw was built")
+        self.tree = Path(os.environ["PEER_TYPESCRIPT"]).resolve()
+        super().__init__(root, model_url)
+
+    def version(self) -> str:
+        told = json.loads((self.tree / "package.json").read_text())
+        return f"{told['name']} {told['version']}"
+
     def prepared(self) -> HostProcess:
-        built = Path(os.environ["PEER_TYPESCRIPT"]).resolve() / "dist"
         places = {"STORE_DIR": "store", "MEMORY_DIR": "memory", "SKILLS_DIR": "skills"}
         environment = self.environment(
             **{setting: str(self.root / place) for setting, place in places.items()},
@@ -323,12 +336,12 @@ class TypeScriptPeer(PicoClaw):
             API_TOKEN=TOKEN,
             LOG_LEVEL="warn",
             NODE_ENV="production",
-            PICOCLAW_MCP_SERVER_PATH=str(built / "mcp-server.js"),
+            PICOCLAW_MCP_SERVER_PATH=str(self.tree / "dist" / "mcp-server.js"),
             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
             CLAUDE_CODE_TMPDIR=str(self.root),
             IS_SANDBOX="1",  # as root, the SDK's program refuses to let the agent do all without asking
         )
-        return HostProcess(self.root, environment, command=("node", str(built / "index.js")))
+        return HostProcess(self.root, environment, command=("node", str(self.tree / "dist" / "index.js")))
 
     def headers(self, user: int) -> dict[str, str]:
         return {"Authorization": f"Bearer {TOKEN}"}

@@ -371,12 +371,11 @@ def main() -> int:
     asked = parser.parse_args()
     again = f"python -m benchmarks.torture --host {asked.host} --seed {asked.seed} --kills {asked.kills}"
     kind = adapter(asked.host)
-    packages = ", ".join(kind.packages) or "this tree"
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    print(f"{asked.host} ({packages}); {machine}")
     with tempfile.TemporaryDirectory() as root, running_model("--any-client") as model:
         Path(root).chmod(0o755)  # the principals' uids pass through
         host = kind(Path(root) / "host", model.url)
+        print(f"{asked.host} ({host.version()}); {machine}")
         try:
             torture = Torture(host, asked.seed)
             verdict = torture.run(asked.kills)
