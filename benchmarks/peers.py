@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.agent_hosts import ANSWER_S, PEERS, UNTOLD, AgentHost, Refused, TypeScriptPeer, adapter
+from benchmarks.principals import processor_s
 from benchmarks.turns import REPLY, SCALE, in_turn, pss_mib, timed
 from tests.running import directive, running_model
 
@@ -81,11 +82,13 @@ def started(host: AgentHost) -> dict[str, float]:
 
 def side_by_side(hosts: list[AgentHost]) -> dict[str, dict[str, float]]:
     """Measure single turns, first chunks and loads of all in turn."""
+    before = {host.name: processor_s(host.process) for host in hosts}
     turns = in_turn(
         {h.name: lambda h=h: turn_ms(h) for h in hosts},  # type: ignore[misc]
         ROUNDS,
         EACH,
     )
+    took_s = {host.name: processor_s(host.process) - before[host.name] for host in hosts}
     chunks = in_turn(
         {h.name: lambda h=h: h.first_chunk_s(REPLY, b"Hello") * 1000 for h in hosts},  # type: ignore[misc]
         ROUNDS,
@@ -95,6 +98,7 @@ def side_by_side(hosts: list[AgentHost]) -> dict[str, dict[str, float]]:
     return {
         host.name: {
             "a turn (ms p50)": statistics.median(turns[host.name]),
+            "processor time (ms)": took_s[host.name] / (ROUNDS * EACH) * 1000,
             "first chunk (ms p50)": statistics.median(chunks[host.name]),
             "8 at once (turns/s)": statistics.median(rates[host.name]),
             "memory after (MiB PSS)": pss_mib(host.process),
