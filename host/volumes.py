@@ -1,7 +1,9 @@
 """The directories that a host needs, and the store that it opens."""
 
+import errno
 import logging
 import os
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -45,10 +47,12 @@ def make_volumes(settings: Settings) -> bool:
         except FileExistsError:
             raise Misconfigured(f"{name}: {path} is not a directory") from None
         except OSError as error:
-            raise Misconfigured(f"{name}: {path} cannot be made ({error.strerror}). {_cure(path)}") from None
+            raise Misconfigured(
+                f"{name}: {path} cannot be made ({error.strerror}).{cure(path, error)}"
+            ) from None
         usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
         if not usable and not (name == "MEMORY_DIR" and commands_own(path)):
-            raise Misconfigured(f"{name}: {path} cannot be written. {_cure(path)}")
+            raise Misconfigured(f"{name}: {path} cannot be written.{cure(path, PermissionError())}")
     org = settings.org_dir
     if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
         raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
@@ -66,20 +70,35 @@ def _is_first_start(home: Path, store_dir: Path) -> bool:
         return False
 
 
-def _cure(path: Path) -> str:
-    """Return whose the nearest directory is that exists, and what gives it to the host's user."""
-    place = path
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
+def cure(path: Path, error: OSError) -> str:
+    """Return what gives a directory to the host's user. Nothing that is only above it changes hands."""
+    if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+        return ""
+    place = nearest(path)
     uid, gid = os.geteuid(), os.getegid()
     owner = place.stat().st_uid
     if os.statvfs(place).f_flag & os.ST_RDONLY:
-        return f"{place} is on a read-only file system: mount a writable volume there"
+        return f" {place} is on a read-only file system: mount a writable volume there"
+    if owner == uid:
+        return f" The permissions of {place} forbid it to its owner: run {shown('chmod', 'u+rwx', place)}"
+    belongs = f" {place} belongs to uid {owner} and the host runs as uid {uid}: "
+    if place != path:
+        made = shown("install", "-d", "-o", uid, "-g", gid, path)
+        return f"{belongs}make it for the host, as root: {made}, or name another directory"
     return (
-        f"{place} belongs to uid {owner} and the host runs as uid {uid}: "
-        f"run `chown -R {uid}:{gid} {place}` once, or start the host as uid {owner} "
+        f"{belongs}run {shown('chown', '-R', f'{uid}:{gid}', place)} once, or start the host as uid {owner} "
         f"(docker run --user {owner}; in Kubernetes fsGroup: {gid})"
     )
+
+
+def nearest(path: Path) -> Path:
+    """Return the directory itself, or the nearest one above it that can be seen from here."""
+    return next(place for place in (path, *path.parents) if os.path.isdir(place))
+
+
+def shown(*words: object) -> str:
+    """Return a command for a sentence, to be pasted as it stands."""
+    return f"`{shlex.join(map(str, words))}`"
 
 
 @asynccontextmanager

@@ -74,10 +74,10 @@ def main() -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:  # before anything was there to be closed
         raise SystemExit(INTERRUPTED) from None
-    except OSError as error:  # of standard output: a reader who has enough, or a full disk
+    except OSError as error:  # of a file, or of standard output: a reader who has enough, or a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
-            sys.stderr.write(f"picoclaw: standard output: {error.strerror}\n")
+            sys.stderr.write(f"picoclaw: {error.filename or 'standard output'}: {error.strerror}\n")
         raise SystemExit(1) from None
 
 

@@ -25,6 +25,7 @@ from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
 from host.runs.webhooks import CLEAR_SECRETS
 from host.telemetry import Telemetry
+from host.volumes import cure, nearest
 from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
 from shared.redact import Redactor
@@ -77,7 +78,9 @@ def _findings() -> Iterator[Finding]:
     yield Finding(
         "host", "ok", f"{local_url(settings.host, settings.port)}, with its home in {settings.home}"
     )
-    yield Finding("settings", "ok", f"{settings.config_path} and the environment can be used")
+    there = os.path.exists(settings.config_path)
+    from_where = f"{settings.config_path} and" if there else f"there is no {settings.config_path};"
+    yield Finding("settings", "ok", f"{from_where} the environment can be used")
     yield from _warnings(settings)
     yield _token(settings)
     yield Finding("time zone", "ok", local(now_ms(), settings.timezone))
@@ -96,7 +99,9 @@ def _whole(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Fi
     """Yield what a check finds; what it cannot do is its finding too."""
     try:
         yield from findings()
-    except (PicoError, StoreError, OSError) as error:
+    except OSError as error:
+        yield Finding(check, "fault", f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (PicoError, StoreError) as error:
         yield Finding(check, "fault", str(error))
 
 
@@ -174,7 +179,9 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
         yield _volume(name, path)
     found = _volume("principals", settings.principals_dir)
     # An installation without principals needs none; an image brings an empty one along.
-    needed = settings.principals_dir.is_dir() and any(settings.principals_dir.iterdir())
+    needed = False
+    with suppress(OSError):
+        needed = any(settings.principals_dir.iterdir())
     yield found if needed or found.verdict == "ok" else dataclasses.replace(found, verdict="note")
     yield from _whole("store", lambda: (_store(settings),))
     workspace = settings.memory_dir.resolve()
@@ -185,17 +192,15 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
 
 
 def _volume(name: str, path: Path) -> Finding:
-    place = path
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = nearest(path)
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(PROBE_BYTES))
             said = f"{path} is writable" if place == path else f"{path} will be made"
             return Finding(name, "ok", said)
     except OSError as error:
-        mends = "make room there" if error.errno in FULL else "chown or mount it writable"
-        return Finding(name, "fault", f"{path} is not writable ({error.strerror}); {mends}")
+        mends = "; make room there" if error.errno in FULL else f".{cure(path, error)}"
+        return Finding(name, "fault", f"{path} is not writable ({error.strerror}){mends}")
 
 
 def _store(settings: Settings) -> Finding:
@@ -228,7 +233,7 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
     # A workspace that isn't there yet is root's or this user's, as the one that the start makes.
     with tempfile.TemporaryDirectory() as stand_in, quiet():
         policy = sandbox_policy(settings, closed_to_agents(settings))
-        if not policy.workspace.is_dir():
+        if not os.path.isdir(policy.workspace):
             policy = dataclasses.replace(policy, workspace=Path(stand_in))
         report = anyio.run(_tried, policy)
     lacking = f"; missing: {', '.join(report.missing)}" if report.missing else ""

@@ -84,7 +84,7 @@ def _ask(subject: str) -> list[Answer]:
 
     settings = host_settings()
     policy = sandbox_policy(settings, closed_to_agents(settings))
-    if not policy.workspace.is_dir():
+    if not os.path.isdir(policy.workspace):
         fail(f"The workspace {policy.workspace} is not there yet; `picoclaw init` makes it.")
     return anyio.run(_answers, policy, subject)
 
@@ -144,7 +144,7 @@ def _is_path(subject: str, workspace: Path) -> bool:
     """Return whether one word is meant as a path: it looks like one, or is there in the workspace."""
     if len(subject.split()) != 1:
         return False
-    return subject.startswith(("/", "~", ".")) or (workspace / subject).exists()
+    return subject.startswith(("/", "~", ".")) or os.path.exists(workspace / subject)
 
 
 files_app = typer.Typer(help="The files of a conversation on a running host.", no_args_is_help=True)

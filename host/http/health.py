@@ -216,7 +216,7 @@ class HealthApi(Api):
 
     def _look(self) -> tuple[bool, bool]:
         memory, skills = self._settings.memory_dir, self._settings.skills_dir
-        return os.access(memory, os.W_OK | os.X_OK) or commands_own(memory), skills.is_dir()
+        return os.access(memory, os.W_OK | os.X_OK) or commands_own(memory), os.path.isdir(skills)
 
     async def _probe(self) -> str | None:
         try:

@@ -98,7 +98,8 @@ def home_of(environ: Mapping[str, str]) -> Path:
     if environ.get("PICOCLAW_HOME"):
         return _absolute(environ["PICOCLAW_HOME"], environ, Path.cwd())
     home = _user_home(environ) / ".picoclaw"
-    return ROOTS_HOME if home == Path("/root/.picoclaw") and not home.exists() else home
+    is_root = os.geteuid() == 0 and home == Path("/root/.picoclaw")
+    return ROOTS_HOME if is_root and not os.path.exists(home) else home
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
@@ -108,7 +109,9 @@ def config_path(environ: Mapping[str, str]) -> Path:
     folders = [home_of(environ)]
     if given := environ.get("ORG_DIR"):
         folders.append(_absolute(given, environ, Path.cwd()))
-    there = (folder for folder in folders if any((folder / name).exists() for name in ("config.json", NAME)))
+    there = (
+        folder for folder in folders if any(os.path.exists(folder / name) for name in ("config.json", NAME))
+    )
     return next(there, folders[0]) / "config.json"
 
 

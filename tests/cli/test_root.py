@@ -88,7 +88,12 @@ def test_a_workspace_out_of_reach_is_named_with_what_mends_it(place: Path) -> No
     home.mkdir(parents=True)
     (place / "root").chmod(0o700)
     process(home, "init")
-    fine, as_root = sandbox_findings(home)
+    # Commands of a root without rights can't reach these; that costs them the skills alone.
+    (place / "theirs" / "skills").mkdir(parents=True)
+    (place / "theirs").chmod(0o700)
+    os.chown(place / "theirs", 4711, 4711)
+    fine, as_root = sandbox_findings(home, SKILLS_DIR=str(place / "theirs" / "skills"))
+    assert "level 3" in fine[1]
     assert "commands run as root (uid 0)" in fine[1]
     assert as_root[0] == "note"
     assert "/var/lib/picoclaw" in as_root[1]

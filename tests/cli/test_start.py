@@ -239,9 +239,55 @@ def test_a_host_is_not_dumpable() -> None:
     assert done.stdout == "0 (0, 0)\n"
 
 
+def as_nobody_known(what: str, **names: str) -> str:
+    """What a user that nobody knows hears of it; this interpreter may lie where only root gets."""
+    program = f"os.setgid(54321); os.setuid(54321); {what}"
+    modules = "os, importlib.metadata, shared.schedules, shared.settings, host.volumes"
+    code = f"import {modules}; settings = shared.settings.load(os.environ); exec({program!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **names}
+    )
+    return ended.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user that nobody knows")
 def test_a_user_without_a_home_is_a_sentence() -> None:
-    program = "import os; os.setuid(54321); from shared.settings import load; load({})"
-    code = f"import shared.settings.load, shared.schedules; exec({program!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "SettingsError: Neither HOME nor PICOCLAW_HOME is set" in done.stderr
+    said = as_nobody_known("shared.settings.load({})")
+    assert "SettingsError: Neither HOME nor PICOCLAW_HOME is set" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user that nobody knows")
+def test_what_mends_a_volume_touches_the_volume_alone(tmp_path: Path) -> None:
+    """Not the folders above it, which are other people's, and may be all of the machine."""
+    for path in reversed((tmp_path, *tmp_path.parents)):
+        if path.is_relative_to("/tmp/pytest-of-root"):
+            path.chmod(0o755)
+    own, theirs, closed = (tmp_path / name for name in ("own", "the irs", "closed"))
+    for path, uid, mode in ((own, 54321, 0o500), (theirs, 4711, 0o755), (closed, 4711, 0o700)):
+        path.mkdir(mode=mode)
+        os.chown(path, uid, uid)
+    (tmp_path / "file").write_text("")
+    said = {
+        str(store): as_nobody_known(
+            "host.volumes.make_volumes(settings)",
+            PICOCLAW_HOME=str(tmp_path / "home"),
+            STORE_DIR=str(store),
+        )
+        for store in (own, own / "store", theirs, theirs / "store", closed / "store", tmp_path / "file" / "x")
+    }
+    made = "make it for the host, as root: `install -d -o 54321 -g 54321 "
+    for store, cure in zip(
+        said,
+        (
+            f"run `chmod u+rwx {own}`",
+            f"run `chmod u+rwx {own}`",
+            f"run `chown -R 54321:54321 '{theirs}'` once",
+            f"{made}'{theirs / 'store'}'`",
+            f"{made}{closed / 'store'}`",
+            "cannot be made (Not a directory).",
+        ),
+        strict=True,
+    ):
+        assert f"Misconfigured: STORE_DIR: {store} " in said[store]
+        assert cure in said[store]
+        assert said[store].count("`") == 2 * ("`" in cure)

@@ -10,6 +10,7 @@ with the secrets covered by empty file systems.
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -232,7 +233,7 @@ class PrivateRoot:
             syscalls.mount_setattr(AT_FDCWD, f"{self._top}/sys", AT_RECURSIVE, _RDONLY)
         self._mount_own("/dev")
         for path in sorted(os.path.realpath(secret) for secret in config.secret_paths):
-            # What we can't get to, no command can: they have the same uid.
+            # As in _bind: what we can't get to, no command can.
             with contextlib.suppress(PermissionError):
                 if os.path.isdir(f"{self._top}{path}"):
                     self._mount_own(path)
@@ -320,7 +321,10 @@ class PrivateRoot:
         how = below | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
         try:
             opened = syscalls.open_tree(AT_FDCWD, grant.path, how)
-        except FileNotFoundError:
+        except OSError as error:
+            # What we can't get to, no command can: they have the same uid.
+            if error.errno not in (errno.ENOENT, errno.EACCES):
+                raise
             return
         with syscalls.held(opened) as tree:
             mode = os.fstat(tree).st_mode

@@ -1,6 +1,7 @@
 """Under which uid a process runs, and what it gives up before it sees input."""
 
 import contextlib
+import errno
 import os
 import pwd
 import resource
@@ -174,11 +175,21 @@ def choose_identity(
 
 
 def unreachable(identity: Identity, paths: list[str]) -> list[str]:
-    """Return the paths that are there and that the uid may not read, such as those below ``/root``."""
-    if identity.uid is None:
-        return []
+    """Return the paths that are there and that the uid may not read, such as those below ``/root``; for
+    another user than root also those of which it can't be seen whether they are there.
+    """
     needed = os.R_OK | os.X_OK
+    if identity.uid is None:
+        return [path for path in paths if _is_closed(path, needed)]
     return [path for path in paths if os.path.exists(path) and not _allows(identity, [(path, needed)])]
+
+
+def _is_closed(path: str, needed: int) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return not os.access(path, needed)
 
 
 def why_no_uids(directory: str, first: int) -> str:
