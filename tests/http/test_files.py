@@ -395,3 +395,31 @@ def test_what_moves_and_what_is_refused_is_counted(client: httpx2.Client) -> Non
     assert 'picoclaw_file_bytes_total{direction="down"}' in told
     assert 'picoclaw_files_refused_total{code="precondition_failed"}' in told
     assert "picoclaw_file_streams 0.0" in told
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted", "changed"])
+def test_a_download_ends_whole_unless_the_file_itself_changes(
+    host: HostProcess, client: httpx2.Client, workspace: Path, how: str
+) -> None:
+    # More than what lies between the host and a peer that doesn't read: the kernel keeps 4 MiB at most.
+    content = os.urandom(32 << 20)
+    url = f"/chat/main/files/{how}.bin"
+    (workspace / f"{how}.bin").write_bytes(content)
+    asked = f"GET {url} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", host.port))
+        slow.sendall(asked.encode())
+        got = bytearray(slow.recv(1000))
+        if how == "replaced":
+            assert client.put(url, content=b"new").status_code == 200
+        elif how == "deleted":
+            assert client.delete(url).status_code == 204
+        else:
+            with (workspace / f"{how}.bin").open("r+b") as file:
+                file.write(b"other")
+        while piece := slow.recv(1 << 16):
+            got += piece
+    body = got.partition(b"\r\n\r\n")[2]
+    assert content.startswith(body)
+    assert (len(body) == len(content)) == (how != "changed")
