@@ -55,7 +55,11 @@ export async function send(method, where, { body, file, signal, headers = {} } =
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  if (file !== undefined) options.body = file;
+  if (file !== undefined) {
+    options.body = file;
+    // To fetch, a folder or a file that is gone is a host that can't be reached.
+    await file.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${file.name} cannot be read; folders can’t be sent.`); });
+  }
   const response = await reached(() => fetch(new URL(where.slice(1), BASE), options));
   if (response.ok) return response;
   throw await refusal(response);

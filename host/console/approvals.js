@@ -2,6 +2,7 @@
 
 import { call, path } from "./api.js";
 import { h } from "./dom.js";
+import { whole } from "./format.js";
 
 /** Return the requests of a conversation that wait; budgets have a form of their own. */
 export async function waiting(conversationId, signal) {
@@ -40,7 +41,7 @@ function shownCall(tool, input) {
 }
 
 function shownInput(input) {
-  return h("pre", { dir: "auto" }, escaped(Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2)));
+  return h("pre", { dir: "auto" }, escaped(whole(input)));
 }
 
 /** Press a button of the first card that waits: "allow" or "deny". */

@@ -8,7 +8,8 @@ import { fetchFile, fileAt, picture } from "./workspace.js";
 
 /** A message that begins a conversation carries its files within it. */
 const MOST_WITHIN = 20 << 20;
-const LONGEST_NAME = 100;
+/** Bytes that the host's file system takes, less what stands before the name. */
+const LONGEST_NAME = 240;
 const ATTACHED = /^\[Attached: (.+) \((\S+), [^()]+\)\]$/gm;
 
 /** The files that are to go with the next message. */
@@ -77,15 +78,24 @@ export async function attached(conversationId, files) {
   if (conversationId === null) {
     const size = files.reduce((sum, file) => sum + file.size, 0);
     if (size > MOST_WITHIN) throw new Error(`${bytes(size)} are too much for a first message (20 MiB). Say something first, and add them then.`);
-    return Promise.all(files.map(async (file) => ({ name: file.name, media_type: file.type || "application/octet-stream", data: await base64(file) })));
+    return Promise.all(files.map(async (file) => ({ name: ending(file.name), media_type: file.type || "application/octet-stream", data: await base64(file) })));
   }
   const made = [];
   for (const file of files) {
-    const where = file.path ?? `inbox/${conversationId}/${newKey().slice(0, 8)}-${file.name.slice(-LONGEST_NAME)}`;
+    const where = file.path ?? `inbox/${conversationId}/${newKey().slice(0, 8)}-${ending(file.name)}`;
     if (!file.path) await send("PUT", fileAt(conversationId, where), { file });
     made.push({ path: where });
   }
   return made;
+}
+
+/** Return the end of a name, as long as a file's may be. */
+function ending(name) {
+  const letters = [...name.toWellFormed()];
+  const size = (text) => new TextEncoder().encode(text).length;
+  let over = size(letters.join("")) - LONGEST_NAME;
+  const from = letters.findIndex((letter) => over <= 0 || (over -= size(letter), false));
+  return letters.slice(from).join("");
 }
 
 function base64(file) {

@@ -27,6 +27,7 @@ export class Composer {
     this.running = false;
     this.sending = false;
     this.replaces = null;
+    this.aside = "";
     this.field = h("textarea", {
       id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
       prop: { value: drafts.get(key) ?? "" },
@@ -83,7 +84,8 @@ export class Composer {
     const text = this.field.value.trim() ? this.field.value : files.map(({ name }) => name).join(", ");
     const how = { ...this.wishes, replaces: this.replaces };
     this.replaces = null;
-    this.write("");
+    this.write(this.aside);
+    this.aside = "";
     if (files.length && !(await this.sent(files, how))) {
       this.giveBack(text, files, how.replaces);
       return;
@@ -107,7 +109,7 @@ export class Composer {
       how.attachments = await this.onFiles(files);
       return true;
     } catch (error) {
-      this.told(error.message);
+      this.told(error);
       return false;
     } finally {
       this.sending = false;
@@ -125,17 +127,23 @@ export class Composer {
     this.field.focus();
   }
 
-  /** Put a message that was not sent back into the field. */
+  /** Put a message that was not sent back into the field; what was typed meanwhile stays behind it. */
   giveBack(text, files, replaces = null) {
+    const typed = this.field.value;
+    if (replaces !== null && this.replaces === null) this.aside = typed;
     this.replaces = replaces;
-    this.write(text);
+    this.write(replaces === null && typed.trim() ? `${text}\n\n${typed}` : text);
     this.tray.add(files);
     this.showNext();
   }
 
   stopEditing() {
     this.tray.take();
-    this.edit("", null);
+    this.replaces = null;
+    this.write(this.aside);
+    this.aside = "";
+    this.showNext();
+    this.field.focus();
   }
 
   // What is sent next: kept over a reload, until the run has ended.

@@ -23,13 +23,14 @@ export class ConversationView {
     this.shell = shell;
     this.gone = new AbortController();
     this.count = null;
+    this.pending = 0;
     this.view = null;
     this.last = null;
     this.list = h("div", { class: "turns" });
     this.status = h("p", { class: "unseen", role: "status" });
     this.scroller = h("section", { class: "transcript", tabindex: "0", "aria-label": "Conversation" }, this.list);
     this.latest = h("button", { class: "latest", type: "button", hidden: true }, icon("down"), "Latest");
-    this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onFiles: (files) => attached(this.id, files), onStop: () => this.stop(), told: (sentence) => shell.notice(sentence) });
+    this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onFiles: (files) => attached(this.id, files), onStop: () => this.stop(), told: (said) => shell.notice(said) });
     this.node = h("div", { class: "conversation" }, this.scroller, this.latest, this.composer.node, this.status);
     this.composer.tray.listen(this.node);
     this.latest.addEventListener("click", () => this.toEnd());
@@ -85,6 +86,7 @@ export class ConversationView {
         all(path`/chat/${this.id}/runs`, "runs", { signal: this.gone.signal }),
       ]);
       this.count = about.message_count;
+      this.pending = about.pending;
       this.shell.conversations.know(about);
       this.showStored(messages, runs);
       if (about.pending) await this.showWaiting();
@@ -275,7 +277,7 @@ export class ConversationView {
     try {
       await call("POST", path`/chat/${this.id}/cancel`);
     } catch (error) {
-      if (error.status !== 409) this.shell.notice(error.message);
+      if (error.status !== 409) this.shell.notice(error);
     }
   }
 
@@ -284,7 +286,7 @@ export class ConversationView {
     if (this.view !== null || document.hidden) return;
     try {
       const about = await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal });
-      const changed = about.message_count !== this.count || about.status === "running";
+      const changed = about.message_count !== this.count || about.pending !== this.pending || about.status === "running";
       if (this.view === null && changed) await this.load();
     } catch (error) {
       if (error.status === 404) this.refused(error);
@@ -293,7 +295,8 @@ export class ConversationView {
 
   async recount() {
     try {
-      this.count = (await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal })).message_count;
+      const about = await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal });
+      [this.count, this.pending] = [about.message_count, about.pending];
     } catch {
       this.count = null;
     }
@@ -311,7 +314,7 @@ export class ConversationView {
       await call("DELETE", path`/chat/${this.id}`);
       this.shell.left();
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
   }
 
@@ -322,7 +325,7 @@ export class ConversationView {
       refill(this.list, h("div", { class: "empty" }, h("h2", {}, "This conversation is not here"), h("p", {}, error.message)));
       return;
     }
-    this.shell.notice(error.retryAfter ? `${error.message} Try again in ${error.retryAfter} s.` : error.message);
+    this.shell.notice(error.retryAfter ? new Error(`${error.message} Try again in ${error.retryAfter} s.`) : error);
     if (!(error instanceof ApiError)) throw error;
   }
 

@@ -6,8 +6,11 @@ const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8000;
 
 /** Yield {id, name, data} of a response's stream (the HTML standard's section 9.2, of which this is what the host uses). */
-export async function* frames(stream) {
+export async function* frames(stream, signal = null) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  const leave = () => reader.cancel().catch(() => {});
+  signal?.addEventListener("abort", leave);
+  if (signal?.aborted) leave();
   let rest = "";
   let frame = { id: 0, name: "message", data: [] };
   try {
@@ -27,7 +30,8 @@ export async function* frames(stream) {
       }
     }
   } finally {
-    await reader.cancel().catch(() => {});
+    signal?.removeEventListener("abort", leave);
+    await leave();
   }
 }
 
@@ -46,10 +50,10 @@ export function runEvents(conversationId, runId, signal) {
   return follow({ conversationId, runId, start: null, signal });
 }
 
-/** Say something and yield the events of its run. The key makes a second try the same request. */
+/** Say something and yield the events of its run. The key makes a second try the same request; it is said also when people leave meanwhile. */
 export function say(where, body, key, signal) {
   const headers = { "Idempotency-Key": key };
-  return follow({ start: () => send("POST", where, { body: { ...body, stream: true }, headers, signal }), signal });
+  return follow({ start: () => send("POST", where, { body: { ...body, stream: true }, headers }), signal });
 }
 
 async function* follow({ conversationId, runId, start, signal }) {
@@ -60,7 +64,7 @@ async function* follow({ conversationId, runId, start, signal }) {
     try {
       const again = () => send("GET", path`/chat/${conversationId}/runs/${runId}/events`, { headers: { "Last-Event-ID": String(seen) }, signal });
       const response = runId ? await again() : await start();
-      for await (const event of frames(response.body)) {
+      for await (const event of frames(response.body, signal)) {
         if (event.id <= seen) continue;
         seen = event.id;
         wait = FIRST_WAIT_MS;
@@ -69,9 +73,10 @@ async function* follow({ conversationId, runId, start, signal }) {
         yield event;
         if (event.name === "done") return;
       }
+      signal?.throwIfAborted();
       if (failed) return;
     } catch (error) {
-      if (error.name === "AbortError" || (error instanceof ApiError && !passing(error))) throw error;
+      if (signal?.aborted || (error instanceof ApiError && !passing(error))) throw error;
     }
     await pause(wait, signal);
     wait = Math.min(wait * 2, LONGEST_WAIT_MS);

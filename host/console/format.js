@@ -1,7 +1,7 @@
 // Numbers, times and names as people read them.
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const whole = new Intl.NumberFormat("en");
+const plain = new Intl.NumberFormat("en");
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
 const dated = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const MINUTE = 6e4;
@@ -9,7 +9,7 @@ const HOUR = 36e5;
 const DAY = 864e5;
 
 export const count = (number) => compact.format(number);
-export const exact = (number) => whole.format(number);
+export const exact = (number) => plain.format(number);
 
 /** Return dollars, with cents as soon as there are any. */
 export function dollars(amount) {
@@ -88,6 +88,13 @@ export function toolAim(input) {
   }
   const first = Object.values(input).find((value) => typeof value === "string" || typeof value === "number");
   return first === undefined ? "" : brief(first, 70);
+}
+
+/** Return all that a tool was asked for: a lone text as it stands, else JSON. */
+export function whole(input) {
+  if (typeof input === "string") return input;
+  const values = Object.values(input ?? {});
+  return values.length === 1 && typeof values[0] === "string" ? values[0] : JSON.stringify(input ?? null, null, 2);
 }
 
 /** Return a task's schedule in words. */

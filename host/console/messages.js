@@ -58,7 +58,7 @@ function stepsButton(conversationId, run, node, how) {
       node.replaceWith(view.node);
       view.node.querySelector("summary")?.focus();
     } catch (error) {
-      refill(button, error.status === 0 ? "The host cannot be reached" : "The steps are gone");
+      refill(button, error.status === 404 ? "The steps are gone" : error.message);
     }
   });
   return button;

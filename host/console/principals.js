@@ -128,7 +128,7 @@ export class PrincipalsView {
     try {
       await call("PATCH", path`/principals/${principal.id}`, { body });
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
     this.open();
   }
@@ -139,7 +139,7 @@ export class PrincipalsView {
     try {
       await call("DELETE", path`/principals/${principal.id}`);
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
     this.open();
   }

@@ -87,7 +87,7 @@ export class ServersView {
     try {
       await act();
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
   }
 }

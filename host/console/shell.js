@@ -143,11 +143,15 @@ export class Shell {
     this.name();
   }
 
-  notice(text) {
+  /** Tell people something; an error stays until they close it or go elsewhere. */
+  notice(said) {
+    const isFault = said instanceof Error;
+    const text = isFault ? said.message : said;
+    for (const old of this.notices.children) if (old.firstChild.textContent === text) old.remove();
     const close = h("button", { class: "ghost", type: "button", "aria-label": "Close this notice" }, icon("close"));
     const node = h("div", { class: "notice" }, h("p", {}, text), close);
     close.addEventListener("click", () => node.remove());
-    setTimeout(() => node.remove(), NOTICE_MS);
+    if (!isFault) setTimeout(() => node.remove(), NOTICE_MS);
     this.notices.append(node);
   }
 

@@ -1,7 +1,7 @@
 // What the agent did on the way: thoughts and tools, folded until somebody wants to see them.
 
 import { h, refill } from "./dom.js";
-import { brief, toolAim, toolName } from "./format.js";
+import { brief, toolAim, toolName, whole } from "./format.js";
 import { icon } from "./icons.js";
 
 /** A thought that grows. */
@@ -29,7 +29,7 @@ export class ToolStep {
     this.result = h("div", { class: "result" });
     this.node = h("details", { class: "step" },
       h("summary", {}, icon("tool"), h("span", { class: "what" }, toolName(tool)), h("span", { class: "aim" }, toolAim(input)), this.state, icon("chevron", "icon turn")),
-      h("div", { class: "inside" }, h("p", { class: "label" }, "Input"), block(pretty(input)), this.result));
+      h("div", { class: "inside" }, h("p", { class: "label" }, "Input"), block(whole(input)), this.result));
   }
 
   /** Show the result; `null` says that none will come. */
@@ -45,9 +45,3 @@ function block(text) {
   return h("pre", { tabindex: "0" }, text || "(nothing)");
 }
 
-function pretty(input) {
-  if (typeof input === "string") return input;
-  const entries = Object.entries(input ?? {});
-  if (entries.length === 1 && typeof entries[0][1] === "string") return entries[0][1];
-  return JSON.stringify(input ?? null, null, 2);
-}

@@ -88,7 +88,7 @@ export class TasksView {
     try {
       await action();
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
     this.busy.delete(task.id);
     await this.load();
@@ -97,7 +97,7 @@ export class TasksView {
   async trigger(task) {
     this.shell.notice(`Running: ${brief(task.prompt, 60)}`);
     const ended = await call("POST", "/task/trigger", { body: { task_id: task.id } });
-    this.shell.notice(ended.error ?? `It said: ${brief(ended.result || "(nothing)", 120)}`);
+    this.shell.notice(ended.error ? new Error(ended.error) : `It said: ${brief(ended.result || "(nothing)", 120)}`);
     if (this.opened.has(task.id)) this.opened.set(task.id, taskLog(task));
   }
 

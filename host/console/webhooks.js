@@ -83,7 +83,7 @@ export class WebhooksView {
     try {
       await act();
     } catch (error) {
-      if (error.name !== "AbortError") this.shell.notice(error.message);
+      if (error.name !== "AbortError") this.shell.notice(error);
     }
   }
 }

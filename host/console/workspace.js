@@ -122,10 +122,21 @@ export class WorkspaceView {
     return ending(this.where) === "md" ? markdown(text) : codeBlock(text.replace(/\n$/, ""), ending(this.where));
   }
 
-  upload(files) {
-    return this.told(async () => {
-      for (const file of files) await send("PUT", fileAt(this.id, this.where + file.name), { file });
-    });
+  /** Each file by itself: what becomes of one is no reason to leave out the others. */
+  async upload(files) {
+    for (const file of files) await this.told(() => this.put(file));
+  }
+
+  async put(file) {
+    const name = file.name.toWellFormed();
+    const put = (headers) => send("PUT", fileAt(this.id, this.where + name), { file, headers });
+    try {
+      await put({ "If-None-Match": "*" });
+    } catch (error) {
+      if (error.status !== 412) throw new Error(`${name} was not added. ${error.message}`);
+      const words = { title: `Replace ${name}?`, text: "A file of this name is here. What it holds now can’t be brought back.", action: "Replace it" };
+      if (await confirmed(words)) await put();
+    }
   }
 
   async remove(whole, name, isFolder) {
@@ -139,7 +150,7 @@ export class WorkspaceView {
     try {
       await act();
     } catch (error) {
-      this.shell.notice(error.message);
+      this.shell.notice(error);
     }
     if (this.isFolder) await this.open();
   }

@@ -278,6 +278,27 @@ def test_an_edit_that_waits_is_shown_as_what_goes_and_what_comes_and_a_key_allow
     expect(badge).to_have_count(0, timeout=15_000)
 
 
+def test_calls_are_shown_whole_and_one_that_is_answered_elsewhere_goes(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    function = {"name": "order", "description": "", "input_schema": {"type": "object"}}
+    calls = [{"name": "client__order", "input": {"items": [{"what": what}]}} for what in ("tea", "milk")]
+    page = make_page()
+    say(page, "here")
+    ended(page)
+    with host.client() as client:
+        asked = directive(steps=[{"tools": calls}, {"text": "done"}])
+        said = {"message": asked, "conversation_id": id_of(page), "tools": [function]}
+        tea, _ = client.post("/chat", json=said).json()["requests"]
+        cards = page.get_by_role("form", name="Waits for you")
+        expect(cards).to_have_count(2)
+        expect(cards.first).to_contain_text('"what": "tea"')
+        denied = {"decision": "deny", "input_sha256": tea["input_sha256"]}
+        assert client.post(f"/approvals/{tea['id']}", json=denied).status_code == 200
+        expect(cards).to_have_count(1)
+        expect(cards).to_contain_text('"what": "milk"')
+
+
 def test_a_step_that_was_answered_and_does_not_go_on_is_said_on_every_page(make_page: MakePage) -> None:
     page = make_page()
     note = "What people answered 20 minutes ago has not gone on"
@@ -398,6 +419,40 @@ def test_a_refused_message_is_given_back_to_whoever_wrote_it(make_page: MakePage
     expect(page.locator(".notice")).to_contain_text("larger than")
     assert page.get_by_label("Message", exact=True).input_value() == text
     expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_refusal_costs_no_word_and_stays_until_it_is_closed(make_page: MakePage) -> None:
+    page = make_page()
+    page.clock.install()
+    field = page.get_by_label("Message", exact=True)
+
+    def refuse(route: Route) -> None:
+        field.fill("typed meanwhile")
+        route.fulfill(status=503, json={"error": "Too many wait.", "code": "busy"})
+
+    page.route("**/chat", refuse, times=1)
+    say(page, "the first wish")
+    expect(field).to_have_value("the first wish\n\ntyped meanwhile")
+    page.clock.run_for(60_000)
+    expect(page.locator(".notice")).to_contain_text("Too many wait.")
+    page.get_by_role("button", name="Close this notice").click()
+    expect(page.locator(".notice")).to_have_count(0)
+
+
+def test_what_was_being_written_is_there_again_after_an_edit(make_page: MakePage) -> None:
+    page = make_page()
+    say(page, "first")
+    ended(page)
+    field = page.get_by_label("Message", exact=True)
+    field.fill("a draft")
+    page.get_by_role("button", name="Edit").click()
+    expect(field).to_have_value("first")
+    page.keyboard.press("Escape")
+    expect(field).to_have_value("a draft")
+    page.get_by_role("button", name="Edit").click()
+    say(page, "second")
+    expect(answer(page)).to_contain_text("echo: second")
+    expect(field).to_have_value("a draft")
 
 
 @in_both

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.console.conftest import MakePage
 from tests.console.test_console import answer, ended, id_of, say
-from tests.running import HostProcess, directive
+from tests.running import HostProcess, directive, until
 
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAIAAAACUFjqAAAAEklEQVR4nGM4oaCABzGMSmNDALbYZyHgy5xhAAAAAElFTkSuQmCC"
@@ -82,6 +82,30 @@ def test_files_are_dropped_and_pasted_into_a_conversation_and_can_be_left_out(ma
     expect(page.locator(".turn.person .bubble").last).to_have_text("dropped.txt, pasted.txt")
 
 
+def test_a_message_is_sent_with_its_files_also_when_people_leave_meanwhile(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    page = make_page()
+    say(page, "begin")
+    ended(page)
+    conversation = id_of(page)
+    held: list[Route] = []
+    page.route("**/files/**", lambda route: held.append(route), times=1)
+    # 240 bytes of a name are kept, and no letter is cut.
+    chosen(page, {"name": f"{'長' * 80}🦆.txt", "mimeType": "text/plain", "buffer": b"long"})
+    say(page, "look at it")
+    expect(page.get_by_text("Sending the files")).to_be_visible()
+    page.get_by_role("link", name="New conversation").click()
+    expect(page.locator(".welcome")).to_be_visible()
+    held[0].continue_()
+    with host.client() as client:
+        until(lambda: client.get(f"/chat/{conversation}").json()["message_count"] == 4)
+        said = client.get(f"/chat/{conversation}/messages").json()["messages"][2]["content"]
+    assert "look at it" in said
+    assert f"{'長' * 75}🦆.txt (text/plain, 4 bytes)]" in said
+    expect(page.locator(".welcome")).to_be_visible()
+
+
 def test_what_a_run_changed_is_listed_and_saved(make_page: MakePage) -> None:
     page = make_page()
     write = {"name": "write_file", "input": {"path": "made/report.txt", "content": "the report"}}
@@ -119,3 +143,23 @@ def test_the_workspace_takes_files_shows_pictures_and_deletes(
     with host.client() as client:
         assert client.get("/chat/main/files/album/first.txt").status_code == 404
         assert client.get("/chat/main/files/album/dot.png").content == PICTURE
+
+
+def test_a_file_of_a_name_that_is_there_is_replaced_after_a_question(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    with host.client() as client:
+        client.put("/chat/main/files/shelf/mine.txt", content=b"mine")
+        page = make_page("#/workspace/shelf%2F")
+        files = [
+            {"name": name, "mimeType": "text/plain", "buffer": b"new"}
+            for name in (f"{'x' * 300}.txt", "mine.txt", "other.txt")
+        ]
+        page.locator(".page input[type=file]").set_input_files(files)
+        page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
+        expect(page.get_by_role("link", name="other.txt")).to_be_visible()
+        expect(page.locator(".notice")).to_contain_text("xxx.txt was not added.")
+        assert client.get("/chat/main/files/shelf/mine.txt").content == b"mine"
+        page.locator(".page input[type=file]").set_input_files([files[1]])
+        page.get_by_role("dialog").get_by_role("button", name="Replace it").click()
+        until(lambda: client.get("/chat/main/files/shelf/mine.txt").content == b"new")
