@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -25,20 +26,27 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def repeated(text: bytes | str, *path: str) -> list[str]:
-    """Return the names that stand more than once in the object at ``path``, of which the last counts."""
+def repeated(text: bytes | str) -> list[tuple[str | int, ...]]:
+    """Return the paths of names that stand more than once in an object, of which the last counts."""
     try:
-        node: Any = json.loads(text, object_pairs_hook=_Pairs)
+        return list(_repeated(json.loads(text, object_pairs_hook=_Pairs), ()))
     except (ValueError, RecursionError):
         return []
-    for step in path:
-        node = dict(node).get(step) if isinstance(node, _Pairs) else None
-    names = [name for name, _ in node] if isinstance(node, _Pairs) else []
-    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 class _Pairs(list[tuple[str, Any]]):
     """An object with all its names."""
+
+
+def _repeated(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    inside: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(node, _Pairs):
+        inside = dict(node).items()
+        yield from ((*path, name) for name, times in Counter(name for name, _ in node).items() if times > 1)
+    elif isinstance(node, list):
+        inside = enumerate(node)
+    for step, child in inside:
+        yield from _repeated(child, (*path, step))
 
 
 def fits(value: Any) -> bool:

@@ -201,8 +201,9 @@ class ChatApi(Api):
             spec = dataclasses.replace(spec, conversation_id=conversation.id)
         if body.mcp_servers:
             raw = await request.body()
-            twice = await anyio.to_thread.run_sync(jsons.repeated, raw, "mcp_servers")
-            spec = dataclasses.replace(spec, warnings=[f"mcp_servers.{name}{TWICE}." for name in twice])
+            twice = await anyio.to_thread.run_sync(jsons.repeated, raw)
+            names = [".".join(map(str, keys)) for keys in twice if keys[0] == "mcp_servers"]
+            spec = dataclasses.replace(spec, warnings=[f"{name}{TWICE}." for name in names])
         if body.attachments:
             spec = await self._intake.with_files(spec, caller, body.attachments)
             body.attachments.clear()

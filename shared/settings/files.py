@@ -105,10 +105,7 @@ class ConfigJson(SettingsFile):
         if named and not path.exists():
             raise SettingsError(f"PICOCLAW_CONFIG (environment) names {path}, which isn't there")
         self.tree = self._parsed() if self.text else {}
-        servers = ("tools", "mcp", "servers")
-        self.warnings += [
-            f"{self.at((*servers, name))}{TWICE}" for name in jsons.repeated(self.text, *servers)
-        ]
+        self.warnings += [f"{self.at(keys)}{TWICE}" for keys in jsons.repeated(self.text)]
         self._check_version()
         self._drop_foreign()
         self._check_sections()

@@ -224,6 +224,8 @@ def environment_layer(environ: Mapping[str, str], faults: list[str]) -> Iterator
             text = environ.get(name)
             if text is None or (not text.strip() and not leaf.empty_counts):
                 continue
+            if leaf.is_secret:  # a file's line end comes along, and no header carries it
+                text = text.strip()
             try:
                 yield leaf.path, name, _value(leaf, text)
             except ValueError as error:

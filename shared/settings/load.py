@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
@@ -187,7 +188,20 @@ def _validated(tree: Tree, origins: Origins, faults: list[str]) -> Settings:
                 faults += _unusable(others, origins)
         raise SettingsError(*faults) from None
     except TypeError:  # an integer of more than 64 bits, or text that UTF-8 cannot hold
-        raise SettingsError("The settings hold a number or a text beyond all use") from None
+        named = [f"{origins.place(keys)} is {BEYOND}" for keys in _beyond(tree, ())]
+        raise SettingsError(*faults, *(named or [f"The settings hold {BEYOND}"])) from None
+
+
+def _beyond(node: Any, keys: Keys) -> Iterator[Keys]:
+    """Yield where a value stands that no program could send on."""
+    inside: list[tuple[str | int, Any]] = []
+    if isinstance(node, dict | list):
+        inside = list(node.items() if isinstance(node, dict) else enumerate(node))
+    if not all(map(jsons.fits, [step for step, _ in inside] if inside else [node])):
+        yield keys
+        return
+    for step, child in inside:
+        yield from _beyond(child, (*keys, step))
 
 
 def _unaddressed(settings: Settings, origins: Origins) -> Iterator[tuple[str, str]]:
@@ -224,6 +238,10 @@ def _is_gated(settings: Settings, tool: str) -> bool:
 
 def _loosened(settings: Settings) -> Iterator[str]:
     """Yield what an operator should see at every start."""
+    for name in ("api_token", "api_token_previous"):
+        secret = getattr(settings, name)
+        if secret is not None and not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+            yield f"{name} holds a blank or a letter beyond ASCII: the console and most clients can't send it"
     if settings.agents.defaults.model_name and not settings.model_list:
         yield "agents.defaults.model_name is not used: model_list is empty"
     if not settings.agents.defaults.restrict_to_workspace:
@@ -245,6 +263,7 @@ def _loosened(settings: Settings) -> Iterator[str]:
             yield f"SECURITY: channel {name} allows everyone (allow_from is empty)"
 
 
+BEYOND: Final = "a number or a text beyond all use"
 KINDS: Final = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",

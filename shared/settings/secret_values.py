@@ -59,7 +59,7 @@ def managed_servers(org_dir: str | None, warnings: list[str]) -> Any:
         raise SettingsError(f"{path}, line {error.lineno}: is not JSON") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object")
-    warnings += [f"{path}: mcpServers.{name}{TWICE}" for name in jsons.repeated(text, "mcpServers")]
+    warnings += [f"{path}: {'.'.join(map(str, keys))}{TWICE}" for keys in jsons.repeated(text)]
     return content.get("mcpServers", {})
 
 

@@ -1,5 +1,6 @@
 """What sections of ``config.json`` are made of, and most of them: agents, budgets, gateway, rate limits."""
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
@@ -146,12 +147,21 @@ class Files(Section):
     )
 
 
+def checked_hosts(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of hosts; raises ``ValueError`` for what is none and would let nobody in."""
+    if any(re.search(r"[/\s]", name) for name in given):
+        raise ValueError("must hold names alone, such as agents.example.com: no scheme, no path")
+    return given
+
+
 class Webhooks(Section):
     """Receivers that are told how runs end."""
 
     allowed_hosts: tuple[str, ...] = setting(
         "Names that receivers may have although they are loopback, private or `http`", ()
     )
+
+    _hosts = field_validator("allowed_hosts")(checked_hosts)
 
 
 class McpDoor(Section):
@@ -283,6 +293,7 @@ class Gateway(Section):
     )
 
     _proxies = field_validator("trusted_proxies")(checked_proxies)
+    _hosts = field_validator("allowed_hosts")(checked_hosts)
 
 
 class TelemetrySettings(Section):

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from shared import jsons
-from shared.settings.sections import Section, WebAddress, setting
+from shared.settings.sections import Section, WebAddress, checked_hosts, setting
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
 """A domain without a scheme, with a path if wanted."""
@@ -121,6 +121,8 @@ class McpTools(Section):
     allowed_hosts: tuple[str, ...] = setting(
         "Hosts that requests' servers may have although they are loopback or private", ()
     )
+
+    _hosts = field_validator("allowed_hosts")(checked_hosts)
 
 
 class WebTools(Section):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from tests.console.conftest import MakePage
 from tests.console.test_console import answer, ended, id_of, say
@@ -151,7 +151,7 @@ def test_a_file_of_a_name_that_is_there_is_replaced_after_a_question(
     with host.client() as client:
         client.put("/chat/main/files/shelf/mine.txt", content=b"mine")
         page = make_page("#/workspace/shelf%2F")
-        files = [
+        files: list[FilePayload] = [
             {"name": name, "mimeType": "text/plain", "buffer": b"new"}
             for name in (f"{'x' * 300}.txt", "mine.txt", "other.txt")
         ]

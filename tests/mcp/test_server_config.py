@@ -312,4 +312,4 @@ def test_two_servers_of_one_name_in_one_file_are_said_with_their_line(
 
 @pytest.mark.parametrize("text", ["", "[", "7", "[" * 60_000, '{"a":' * 1_000 + "1" + "}" * 1_000])
 def test_text_without_such_an_object_repeats_nothing(text: str) -> None:
-    assert jsons.repeated(text, "mcp_servers") == []
+    assert jsons.repeated(text) == []

@@ -313,3 +313,43 @@ def test_the_organisation_s_config_counts_where_the_home_has_none(tmp_path: Path
     (org / "config.json").write_text('{"gateway": {"port": 9009}}')
     assert settings_in(tmp_path, None, ORG_DIR=str(org)).port == 9009
     assert settings_in(tmp_path, {"gateway": {"port": 9001}}, ORG_DIR=str(org)).port == 9001
+
+
+def test_a_secret_comes_without_the_line_end_of_its_file_and_one_that_no_header_carries_is_said(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, API_TOKEN="0123456789abcdef\r\n", API_TOKEN_PREVIOUS="correct horse")
+    assert settings.api_token is not None
+    assert settings.api_token.get_secret_value() == "0123456789abcdef"
+    (said,) = settings.warnings
+    assert said.startswith("api_token_previous holds a blank")
+
+
+def test_a_key_that_stands_twice_is_said_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"version": 3,\n"gateway": {"port": 1, "port": 2},\n"model_list": [{"model_name": "a", '
+        '"model": "anthropic/b",\n"model": "anthropic/c"}], "gateway": {"port": 3}}'
+    )
+    settings = settings_in(tmp_path)
+    assert settings.port == 3
+    said = [warning.removeprefix(f"{tmp_path}/config.json, line ") for warning in settings.warnings]
+    assert said == [
+        "2: gateway stands more than once; the last one counts",
+        "3: model_list.0.model stands more than once; the last one counts",
+    ]
+
+
+def test_a_value_beyond_all_use_is_named_with_the_other_faults(tmp_path: Path) -> None:
+    (tmp_path / ".security.yml").write_text("api_token: 0123456789012345678901234567890\n")
+    said = fault_in(tmp_path, CONSOLE="perhaps")
+    assert "CONSOLE (environment) must be true or false" in said
+    assert ".security.yml, line 1: api_token is a number or a text beyond all use" in said
+
+
+@pytest.mark.parametrize("place", ["gateway", "webhooks", "tools.mcp"])
+@pytest.mark.parametrize("name", ["https://agents.example.com", "agents.example.com/mcp", "a b"])
+def test_what_is_no_host_s_name_lets_nobody_in_and_is_refused(tmp_path: Path, place: str, name: str) -> None:
+    tree: object = {"allowed_hosts": [name]}
+    for step in reversed(place.split(".")):
+        tree = {step: tree}
+    assert f"{place}.allowed_hosts must hold names alone" in fault_in(tmp_path, tree)
