@@ -2,7 +2,7 @@
 
 import { call, path } from "./api.js";
 import { h } from "./dom.js";
-import { whole } from "./format.js";
+import { escaped, whole } from "./format.js";
 
 /** Return the requests of a conversation that wait; budgets have a form of their own. */
 export async function waiting(conversationId, signal) {
@@ -58,12 +58,6 @@ function gatedCall({ tool, input, subagent }, decide) {
       button("Deny", "", () => decide({ decision: "deny" }), { "data-decision": "deny" }),
       button("Allow this call in this conversation", "", () => decide({ decision: "allow", remember: "conversation" }))),
   ];
-}
-
-/** Return a text in which nothing steers what is shown: control and direction characters are written out. */
-function escaped(text) {
-  const steering = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
-  return text.replace(steering, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 function question({ input }, decide) {

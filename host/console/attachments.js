@@ -2,7 +2,7 @@
 
 import { newKey, send } from "./api.js";
 import { h, refill } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, escaped } from "./format.js";
 import { icon } from "./icons.js";
 import { fetchFile, fileAt, picture } from "./workspace.js";
 
@@ -59,7 +59,7 @@ export class Tray {
         this.files.splice(place, 1);
         this.show();
       };
-      return h("li", {}, thumbnail(file), h("span", { dir: "auto" }, file.name), h("span", { class: "quiet" }, file.path ? "" : bytes(file.size)),
+      return h("li", {}, thumbnail(file), h("span", { dir: "auto" }, escaped(file.name)), h("span", { class: "quiet" }, file.path ? "" : bytes(file.size)),
         h("button", { class: "ghost", type: "button", title: label, "aria-label": label, on: { click: away } }, icon("close")));
     }));
     this.node.hidden = this.files.length === 0;
@@ -119,10 +119,10 @@ export function fileList(conversationId, files, label) {
   return h("ul", { class: "files", "aria-label": label }, files.map((file) => {
     const line = h("li", {}, icon("note"));
     if (file.change === "deleted" || !file.path) {
-      line.append(h("span", { dir: "auto" }, file.path ? `${file.path} was deleted` : file.name));
+      line.append(h("span", { dir: "auto" }, escaped(file.path ? `${file.path} was deleted` : file.name)));
       return line;
     }
-    const name = file.path.split("/").at(-1);
+    const name = escaped(file.path.split("/").at(-1));
     const save = h("button", { class: "textual", type: "button", title: `Save ${file.path}`, dir: "auto" }, name);
     save.addEventListener("click", () => fetchFile(conversationId, file.path).catch((error) => refill(save, `${name}: ${error.message}`)));
     line.append(save);

@@ -97,6 +97,12 @@ export function whole(input) {
   return values.length === 1 && typeof values[0] === "string" ? values[0] : JSON.stringify(input ?? null, null, 2);
 }
 
+/** Return a text in which nothing steers what is shown: control and direction characters are written out. */
+export function escaped(text) {
+  const steering = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+  return text.replace(steering, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** Return a task's schedule in words. */
 export function schedule(task) {
   if (task.schedule_type === "cron") return `cron ${task.schedule_value}`;

@@ -2,7 +2,7 @@
 
 import { all, call, path } from "./api.js";
 import { asked, confirmed, h, refill } from "./dom.js";
-import { ago, brief, dollars, exact } from "./format.js";
+import { ago, brief, dollars, escaped, exact } from "./format.js";
 import { icon } from "./icons.js";
 
 const LIMITS = [
@@ -52,7 +52,7 @@ export class PrincipalsView {
     const suspended = principal.status === "suspended";
     const going = principal.status === "deleting";
     return h("article", { class: "card", "aria-label": principal.name },
-      h("div", { class: "row top" }, h("h2", { class: "name", dir: "auto" }, principal.name), h("span", { class: `badge ${principal.status}` }, principal.status)),
+      h("div", { class: "row top" }, h("h2", { class: "name", dir: "auto" }, escaped(principal.name)), h("span", { class: `badge ${principal.status}` }, principal.status)),
       h("p", { class: "meta" }, h("code", { title: principal.id }, brief(principal.id, 20)), ` ${principal.scopes.join(", ")}`),
       more,
       going ? null : h("div", { class: "row wrap" },
@@ -97,7 +97,7 @@ export class PrincipalsView {
     const name = h("input", { id: "token-name", maxlength: 200 });
     let made = null;
     const done = await asked({
-      title: `New token of ${principal.name}`, action: "Make it",
+      title: `New token of ${escaped(principal.name)}`, action: "Make it",
       inside: [h("label", { for: "token-name" }, "What it is for"), name],
       act: async () => { made = await call("POST", path`/principals/${principal.id}/tokens`, { body: { name: name.value } }); },
     });
@@ -114,7 +114,7 @@ export class PrincipalsView {
     const inputs = LIMITS.map(({ of, step = "1" }, number) =>
       h("input", { id: `limit-${number}`, type: "number", min: step === "1" ? 1 : 0, step, prop: { value: of(principal) ?? "" } }));
     const done = await asked({
-      title: `Limits of ${principal.name}`, action: "Save",
+      title: `Limits of ${escaped(principal.name)}`, action: "Save",
       inside: [
         h("p", { class: "hint" }, "Empty: no limit but the host’s."),
         ...LIMITS.map(({ label }, number) => [h("label", { for: `limit-${number}` }, label), inputs[number]]),
@@ -134,7 +134,7 @@ export class PrincipalsView {
   }
 
   async delete(principal) {
-    const sure = await confirmed({ title: `Delete ${principal.name}?`, text: "Its conversations, tasks, tokens, memory and files are removed. This can’t be undone.", action: "Delete it" });
+    const sure = await confirmed({ title: `Delete ${escaped(principal.name)}?`, text: "Its conversations, tasks, tokens, memory and files are removed. This can’t be undone.", action: "Delete it" });
     if (!sure) return;
     try {
       await call("DELETE", path`/principals/${principal.id}`);

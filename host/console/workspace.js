@@ -2,7 +2,7 @@
 
 import { call, path, send } from "./api.js";
 import { confirmed, h, offered, refill } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, escaped } from "./format.js";
 import { icon } from "./icons.js";
 import { codeBlock, markdown } from "./markdown.js";
 
@@ -69,14 +69,14 @@ export class WorkspaceView {
     const links = parts.map((name, place) => {
       const last = place === parts.length - 1;
       const whole = parts.slice(0, place + 1).join("/");
-      return h("li", {}, last ? h("span", { "aria-current": "page" }, name) : this.to(`${whole}/`, name));
+      return h("li", {}, last ? h("span", { "aria-current": "page" }, escaped(name)) : this.to(`${whole}/`, name));
     });
     return h("nav", { class: "trail", "aria-label": "Path" }, h("ol", {}, h("li", {}, this.to("", "Workspace")), links));
   }
 
   to(where, name) {
     const whose = this.id === "main" ? "" : `/${encodeURIComponent(this.id)}`;
-    return h("a", { href: `#/workspace/${encodeURIComponent(where)}${whose}`, dir: "auto" }, name);
+    return h("a", { href: `#/workspace/${encodeURIComponent(where)}${whose}`, dir: "auto" }, escaped(name));
   }
 
   async folder() {
@@ -98,7 +98,7 @@ export class WorkspaceView {
 
   line({ path: whole, name, type, size }) {
     const isFolder = type === "directory";
-    const shown = ["file", "directory"].includes(type) ? this.to(isFolder ? `${whole}/` : whole, name) : h("span", { class: "entry-name" }, name);
+    const shown = ["file", "directory"].includes(type) ? this.to(isFolder ? `${whole}/` : whole, name) : h("span", { class: "entry-name" }, escaped(name));
     const button = (label, drawn, click) => h("button", { class: "ghost", type: "button", title: `${label} ${name}`, "aria-label": `${label} ${name}`, on: { click: () => this.told(click) } }, icon(drawn));
     return h("li", {}, icon(isFolder ? "folder" : "note"), shown,
       h("span", { class: "quiet" }, type === "file" ? bytes(size) : isFolder ? "" : type),
@@ -109,7 +109,7 @@ export class WorkspaceView {
   async file() {
     const name = this.where.split("/").at(-1);
     const save = h("button", { class: "button", type: "button", on: { click: () => this.told(() => fetchFile(this.id, this.where)) } }, icon("export"), "Save");
-    return h("section", { class: "card" }, h("h2", { dir: "auto" }, name), await this.content(), h("div", { class: "row" }, save));
+    return h("section", { class: "card" }, h("h2", { dir: "auto" }, escaped(name)), await this.content(), h("div", { class: "row" }, save));
   }
 
   async content() {
@@ -134,14 +134,14 @@ export class WorkspaceView {
       await put({ "If-None-Match": "*" });
     } catch (error) {
       if (error.status !== 412) throw new Error(`${name} was not added. ${error.message}`);
-      const words = { title: `Replace ${name}?`, text: "A file of this name is here. What it holds now can’t be brought back.", action: "Replace it" };
+      const words = { title: `Replace ${escaped(name)}?`, text: "A file of this name is here. What it holds now can’t be brought back.", action: "Replace it" };
       if (await confirmed(words)) await put();
     }
   }
 
   async remove(whole, name, isFolder) {
     const text = isFolder ? "Everything in it goes too. This can’t be undone." : "This can’t be undone.";
-    if (!(await confirmed({ title: `Delete ${name}?`, text, action: "Delete it" }))) return;
+    if (!(await confirmed({ title: `Delete ${escaped(name)}?`, text, action: "Delete it" }))) return;
     await call("DELETE", `${fileAt(this.id, whole)}${isFolder ? "?recursive=true" : ""}`);
   }
 

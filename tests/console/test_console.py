@@ -299,6 +299,22 @@ def test_calls_are_shown_whole_and_one_that_is_answered_elsewhere_goes(
         expect(cards).to_contain_text('"what": "milk"')
 
 
+def test_on_a_phone_all_of_what_waits_is_in_sight(make_page: MakePage, host: HostProcess) -> None:
+    long = "A" * 300
+    write = {"name": "write_file", "input": {"path": f"{long[:200]}.txt", "content": long}}
+    ask = {"name": "ask_person", "input": {"question": long, "options": [long[:100], "no"]}}
+    with host.client() as client:
+        for tool in (write, ask):
+            said = {"message": directive(steps=[{"tools": [tool]}, {"text": "done"}])}
+            gate = [{"tool": "write_file", "do": "ask"}]
+            paused = client.post("/chat", json={**said, "permissions": gate}).json()
+            page = make_page(f"#/c/{paused['conversation_id']}", viewport={"width": 375, "height": 700})
+            card = page.get_by_role("form", name="Waits for you")
+            expect(card).to_contain_text(long)
+            over = "card => [card, ...card.querySelectorAll('*')].filter(e => e.scrollWidth > 375 || "
+            assert card.evaluate(f"{over}e.getBoundingClientRect().right > 375).length") == 0
+
+
 def test_a_step_that_was_answered_and_does_not_go_on_is_said_on_every_page(make_page: MakePage) -> None:
     page = make_page()
     note = "What people answered 20 minutes ago has not gone on"

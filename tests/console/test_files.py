@@ -163,3 +163,14 @@ def test_a_file_of_a_name_that_is_there_is_replaced_after_a_question(
         page.locator(".page input[type=file]").set_input_files([files[1]])
         page.get_by_role("dialog").get_by_role("button", name="Replace it").click()
         until(lambda: client.get("/chat/main/files/shelf/mine.txt").content == b"new")
+
+
+def test_a_file_s_name_can_t_look_like_another(make_page: MakePage, host: HostProcess) -> None:
+    with host.client() as client:
+        client.put("/chat/main/files/posing/%E2%80%AEgnp.exe", content=b"MZ")
+    page = make_page("#/workspace/posing%2F")
+    link = page.locator(".entries a")
+    expect(link).to_have_text("\\u202egnp.exe")
+    link.click()
+    expect(page.locator(".trail")).to_contain_text("\\u202egnp.exe")
+    expect(page.get_by_role("heading", level=2)).to_have_text("\\u202egnp.exe")
