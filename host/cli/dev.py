@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import socket
 import sys
 import threading
@@ -91,7 +92,7 @@ def banner(settings: Settings, url: str, token: str) -> str:
 
     {_command()} chat
 
-    curl -s {url}/chat -H 'Authorization: Bearer {token}' \\
+    curl -s {url}/chat -H {shlex.quote(f"Authorization: Bearer {token}")} \\
       -H 'Content-Type: application/json' -d '{{"message": "remember that my cat is called Miso"}}'
 
   Ctrl-C stops it.
@@ -142,4 +143,4 @@ def _command() -> str:
     """Return how this command was called, as a path from here when it is below."""
     called = Path(sys.argv[0]).absolute()
     here = Path.cwd()
-    return str(called.relative_to(here)) if called.is_relative_to(here) else str(called)
+    return shlex.quote(str(called.relative_to(here) if called.is_relative_to(here) else called))

@@ -109,8 +109,10 @@ def test_dev_keeps_what_the_environment_says(tmp_path: Path) -> None:
     assert int(made["PORT"]) > 0
 
 
-def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
+def test_the_banner_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/of mine/bin/picoclaw"])
     text = banner(load(environment(tmp_path)), "http://127.0.0.1:9000", "t0ken")
+    assert "    '/of mine/bin/picoclaw' chat\n" in text
     assert "curl -s http://127.0.0.1:9000/chat -H 'Authorization: Bearer t0ken'" in text
     assert " chat\n" in text
     assert "offline model" in text
