@@ -24,6 +24,7 @@ export class ConversationView {
     this.gone = new AbortController();
     this.count = null;
     this.pending = 0;
+    this.cards = new Map();
     this.view = null;
     this.last = null;
     this.list = h("div", { class: "turns" });
@@ -98,17 +99,20 @@ export class ConversationView {
     }
   }
 
-  /** Show what waits for the person here. */
+  /** Show what waits for the person here; a card that stays keeps what was typed into it. */
   async showWaiting() {
     const requests = await waiting(this.id, this.gone.signal);
-    for (const old of this.list.querySelectorAll(".request")) old.remove();
-    this.list.append(...requests.map((request) => requestCard(request, (said) => this.decide(request, said))));
+    for (const old of this.cards.values()) old.remove();
+    const card = (request) => this.cards.get(request.id) ?? requestCard(request, (said) => this.decide(request, said));
+    this.cards = new Map(requests.map((request) => [request.id, card(request)]));
+    this.list.append(...this.cards.values());
     this.toEnd();
   }
 
   async decide(request, said) {
     try {
       const { run_id } = await answer(request, said);
+      await this.recount();
       await this.showWaiting();
       if (run_id) await this.attend(runEvents(this.id, run_id, this.gone.signal));
     } catch (error) {

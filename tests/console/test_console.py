@@ -299,6 +299,27 @@ def test_calls_are_shown_whole_and_one_that_is_answered_elsewhere_goes(
         expect(cards).to_contain_text('"what": "milk"')
 
 
+def test_what_is_typed_into_a_card_stays_while_another_is_answered(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    asks = [{"name": "ask_person", "input": {"question": which}} for which in ("Which tea?", "Which milk?")]
+    with host.client() as client:
+        paused = client.post(
+            "/chat", json={"message": directive(steps=[{"tools": asks}, {"text": "done"}])}
+        ).json()
+        tea = paused["requests"][0]
+        page = make_page(f"#/c/{paused['conversation_id']}")
+        cards = page.get_by_role("form", name="Waits for you")
+        cards.filter(has_text="Which milk?").get_by_label("Your answer").fill("oat")
+        said = {"decision": "answer", "message": "green", "input_sha256": tea["input_sha256"]}
+        assert client.post(f"/approvals/{tea['id']}", json=said).status_code == 200
+        expect(cards).to_have_count(1)
+        cards.get_by_role("button", name="Answer", exact=True).click()
+        expect(answer(page)).to_contain_text("done")
+        second = client.get(f"/approvals/{paused['requests'][1]['id']}").json()
+    assert second["message"] == "oat"
+
+
 def test_on_a_phone_all_of_what_waits_is_in_sight(make_page: MakePage, host: HostProcess) -> None:
     long = "A" * 300
     write = {"name": "write_file", "input": {"path": f"{long[:200]}.txt", "content": long}}
