@@ -376,12 +376,13 @@ def main() -> int:
         Path(root).chmod(0o755)  # the principals' uids pass through
         host = kind(Path(root) / "host", model.url)
         print(f"{asked.host} ({host.version()}); {machine}")
+        torture = Torture(host, asked.seed)
         try:
-            torture = Torture(host, asked.seed)
             verdict = torture.run(asked.kills)
         except NotFit as fault:
             raise SystemExit(f"the adapter doesn't fit: {fault}\n{host.process.log_text[-2000:]}") from fault
         except BaseException:
+            print("\n".join(torture.verdict.lines()))
             print(f"cut off; again: {again}", file=sys.stderr)
             raise
         finally:

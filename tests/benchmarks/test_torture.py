@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ class Unreadable(Forgetful):
         return "nothing"
 
 
+class Broken(Forgetful):
+    """An adapter with a fault of its own, after something was judged."""
+
+    def running(self) -> list[str]:
+        raise RuntimeError("broken")
+
+
 class OnceOnly(Forgetful):
     """A host that does not start again, and whose tasks run more often than they were asked to."""
 
@@ -104,6 +112,14 @@ def test_an_adapter_of_ones_own_is_named_by_its_module_and_told_what_does_not_fi
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "the adapter doesn't fit: messages has not what chat was told (said-1.): 'nothing'" in done.stderr
     assert done.returncode == 1
+
+
+def test_what_was_judged_before_it_was_cut_off_is_told_with_how_to_do_it_again() -> None:
+    mine = "tests.benchmarks.test_torture:Broken"
+    command = [sys.executable, "-m", "benchmarks.torture", "--host", mine, "--seed", "7", "--kills", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.search(r"^lost +\d+ of \d+ looks$", done.stdout, re.M), done.stdout + done.stderr
+    assert f"cut off; again: python -m benchmarks.torture --host {mine} --seed 7 --kills 1" in done.stderr
 
 
 def test_our_host_outlasts_a_kill_and_the_same_can_be_done_again() -> None:
