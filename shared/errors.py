@@ -76,7 +76,7 @@ class InvalidInput(PicoError, status=400, code="invalid_request"):
 
 
 class NotJson(InvalidInput, status=415, code="unsupported_media_type"):
-    """The body is declared as something other than JSON."""
+    """The body is declared as something other than what the route takes, or as compressed."""
 
 
 class BodyTimeout(PicoError, status=408, code="timeout"):

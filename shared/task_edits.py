@@ -17,7 +17,8 @@ from shared.task_values import CatchUp, ContextMode, Deliver, Task, TaskStatus
 
 LONGEST_PROMPT: Final = 32_000
 """Characters of a prompt."""
-ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", re.ASCII)
+"""A task's id; ``.`` and ``..`` are none, since clients cut them out of addresses."""
 PLAIN: Final = ("prompt", "context_mode", "catch_up", "deliver", "max_runs", "output_schema")
 """Fields whose values are right or wrong by themselves."""
 FIELDS: Final = (*PLAIN, "schedule_type", "schedule_value", "timezone", "ends_at", "status", "run_if_past")
@@ -47,9 +48,15 @@ def edited(task: Task, fields: Mapping[str, Any], now: int, default_timezone: st
     )
     if "ends_at" in fields:
         changed = replace(changed, ends_at=checked_ends_at(fields["ends_at"], schedule.timezone, now))
+    at_once = bool(fields.get("run_if_past"))
     if schedule != Schedule(task.schedule_type, task.schedule_value, task.timezone):
-        slot = first_slot(schedule, now, run_if_past=bool(fields.get("run_if_past")))
+        slot = first_slot(schedule, now, run_if_past=at_once)
+        if slot is not None and schedule.type == "once":
+            # The time itself may be a slot that ran, before the schedule was another one.
+            slot = max(slot, now)
         changed = _rescheduled(changed, schedule, slot)
+    elif at_once and schedule.type == "once" and task.status is TaskStatus.COMPLETED:
+        raise _completed(task)
     if (changed.ends_at, changed.max_runs) != (task.ends_at, task.max_runs):
         changed = _rebounded(changed, schedule, now)
     return _with_status(changed, wanted, now) if "status" in fields else changed
@@ -130,11 +137,7 @@ def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
 
 def _resumed(task: Task, now: int) -> Task:
     if task.schedule_type == "once" and (task.served_slot is not None or task.status is TaskStatus.COMPLETED):
-        ran = f": it ran at {iso(task.last_run)}" if task.last_run else ""
-        raise Conflict(
-            f"Task {task.id} is completed{ran}. Give it a new schedule_value to run it again.",
-            code="task_completed",
-        )
+        raise _completed(task)
     schedule = schedules.parse(task.schedule_type, task.schedule_value, task.timezone)
     slot = schedules.first_slot(schedule, now)
     if schedule.type == "once" and slot is not None:
@@ -149,12 +152,20 @@ def _resumed(task: Task, now: int) -> Task:
     return replace(task, status=TaskStatus.ACTIVE, next_run=slot, attempts=0)
 
 
+def _completed(task: Task) -> Conflict:
+    ran = f": it ran at {iso(task.last_run)}" if task.last_run else ""
+    return Conflict(
+        f"Task {task.id} is completed{ran}. Give it a new schedule_value to run it again.",
+        code="task_completed",
+    )
+
+
 def checked_id(given: str | None) -> str:
     """Return the given id, or a new one."""
     if given is None:
         return new_id(TASK)
     if not ID.fullmatch(_text("id", given)):
-        raise InvalidInput("id: takes 1 to 128 letters, digits, dots, dashes and underscores")
+        raise InvalidInput("id: takes 1 to 128 letters, digits, dots, dashes and underscores, no dot first")
     return given
 
 

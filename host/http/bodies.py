@@ -11,7 +11,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     WithJsonSchema,
 )
@@ -145,9 +144,6 @@ OutputSchema = Annotated[
 WHOLE: Final = BeforeValidator(jsons.whole)
 """For whole numbers, behind their bounds."""
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
-"""An id as callers may choose it."""
-
 
 async def read_body(request: Request, model: type[M]) -> M:
     """Return the request's body as ``model``; an empty body is an empty object.
@@ -200,6 +196,7 @@ async def raw_body(request: Request) -> bytes:
     kind = declared.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise errors.NotJson("Content-Type: must be application/json")
+    refuse_packed(request)
     try:
         raw = await request.body()
     except ClientDisconnect:
@@ -208,6 +205,12 @@ async def raw_body(request: Request) -> bytes:
     if len(raw) > MOST_PARTS and not await anyio.to_thread.run_sync(jsons.few, raw, MOST_PARTS):
         raise TooManyValues(f"body: has more than {MOST_PARTS} values, names and brackets")
     return raw
+
+
+def refuse_packed(request: Request) -> None:
+    """Raise NotJson for a body that its sender compressed: kept as it came it would be something else."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise errors.NotJson("Content-Encoding: send the body without compression")
 
 
 async def idempotency(request: Request) -> Idempotency | None:
@@ -239,6 +242,8 @@ def _sentence(fault: ErrorDetails) -> str:
     limit = fault.get("ctx", {}).get("max_length")
     if limit is not None and fault["ctx"].get("field_type") not in ("List", "Dictionary"):
         return f"{field}: must have at most {limit} characters"
+    if kind == "too_short" and fault["ctx"].get("field_type") not in ("List", "Dictionary"):
+        return f"{field}: must not be empty"
     if kind == "value_error":
         return f"{field}: {fault['ctx']['error']}"
     message = fault["msg"]

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from host.http.bodies import refuse_packed
 from host.http.callers import VERBATIM
 from host.http.file_requests import (
     LONGEST_PATH,
@@ -105,6 +106,7 @@ async def parts_of(request: Request) -> AsyncIterator[tuple[Part, bytes | None]]
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise NotJson("Content-Type: must be multipart/form-data with a boundary")
+    refuse_packed(request)
     reader = _Reader(options[b"boundary"])
     try:
         async for data in request.stream():

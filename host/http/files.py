@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from host.http import file_streams
 from host.http.auth import TokenBook
-from host.http.bodies import JSON, Body, NotBlank
+from host.http.bodies import JSON, Body, NotBlank, refuse_packed
 from host.http.callers import caller_of
 from host.http.conversations import conversation_of
 from host.http.file_requests import (
@@ -218,7 +218,7 @@ class FilesApi(Api):
         status=201,
         binary=OCTETS,
         parameters=(IF_MATCH, IF_NONE_MATCH),
-        errors=(409, 412, 507),
+        errors=(409, 412, 415, 507),
         also={200: None},
     )
     async def put(self, request: Request) -> JSON[StoredFileShape]:
@@ -226,6 +226,7 @@ class FilesApi(Api):
         path = path_of(request)
         if "content-range" in request.headers:
             raise InvalidInput("Content-Range: a file is stored whole")
+        refuse_packed(request)
         declared = request.headers.get("content-length", "")
         file_streams.require_size(int(declared) if declared.isdigit() else 0, self._most)
         wanted = {"path": path, **conditions(request)}

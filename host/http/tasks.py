@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, id_by, idempotency
+from host.http.bodies import NOT_BLANK, WHOLE, Body, OutputSchema, Text, id_by, idempotency
 from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
@@ -22,7 +22,7 @@ from shared.ids import TASK
 from shared.principals import Reach
 from shared.shapes import PageShape, Shape, TaskRunShape, TaskShape, task_run_view, task_view
 from shared.store.store import Store
-from shared.task_edits import LONGEST_PROMPT
+from shared.task_edits import ID, LONGEST_PROMPT
 from shared.task_values import TaskStatus
 from shared.tasks import TaskService
 from shared.values import Idempotency
@@ -87,7 +87,7 @@ class TaskRequest(Body):
         ],
     )
 
-    id: Identifier | None = None
+    id: Annotated[str, StringConstraints(pattern=f"^{ID.pattern}$")] | None = None
     prompt: Text
     schedule_type: Text
     schedule_value: Text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 
 import httpx2
+import pytest
 
 from tests.http.conftest import MakeHost
 from tests.running import TOKEN, HostProcess, until
@@ -116,6 +118,25 @@ def test_a_body_over_one_mebibyte_is_too_large_and_one_of_exactly_that_is_not(cl
 def test_a_body_that_is_declared_as_something_else_is_refused(client: httpx2.Client) -> None:
     answer = client.post("/chat", content=b'{"message": "hi"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", "/chat", "application/json"),
+        ("POST", "/mcp", "application/json"),
+        ("PUT", "/chat/main/files/a.txt", "application/octet-stream"),
+        ("POST", "/chat/main/files", "multipart/form-data; boundary=b"),
+    ],
+)
+def test_a_body_that_was_compressed_is_refused_and_not_kept_as_it_is(
+    client: httpx2.Client, method: str, path: str, kind: str
+) -> None:
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    answer = client.request(method, path, content=gzip.compress(b'{"message": "hi"}'), headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Encoding: send the body without compression" in answer.text
+    assert client.get("/chat/main/files/a.txt").status_code == 404
 
 
 def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None:

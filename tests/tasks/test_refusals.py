@@ -44,7 +44,7 @@ NO_TIME = " is not a time; once takes a local time such as 2027-03-01T09:00:00, 
 ZONED = " carries a zone; give a local time such as 2027-03-01T09:00:00, or a date, and the zone in timezone"
 NO_DATE = " is not in the calendar or on the clock"
 NO_ZONE = " is not an IANA time zone; use one such as Europe/Berlin or UTC"
-BAD_ID = "id: takes 1 to 128 letters, digits, dots, dashes and underscores"
+BAD_ID = "id: takes 1 to 128 letters, digits, dots, dashes and underscores, no dot first"
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"schedule_type": ""}, "schedule_type: must be cron, interval or once"),
@@ -291,6 +291,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"id": ""}, f"{BAD_ID}"),
     ({"id": "a b"}, f"{BAD_ID}"),
     ({"id": "../x"}, f"{BAD_ID}"),
+    ({"id": ".."}, f"{BAD_ID}"),
     ({"id": "x" * 129}, f"{BAD_ID}"),
     ({"id": "tâche"}, f"{BAD_ID}"),
     ({"id": 7}, "id: must be a string"),

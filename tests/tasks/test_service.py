@@ -73,6 +73,20 @@ async def test_a_past_once_time_is_due_at_once_where_that_is_wanted(
     assert await store.tasks.count_due(NOW) == 1
 
 
+async def test_a_time_that_a_once_task_had_before_runs_again_where_that_is_wanted_and_else_is_refused(
+    service: TaskService, store: SqliteStore
+) -> None:
+    past = {"schedule_value": "2020-01-01", "run_if_past": True}
+    task = await once(service, **past)
+    await run(store, NOW)
+    with pytest.raises(Conflict, match="Give it a new schedule_value") as refused:
+        await service.update(task.id, EVERYTHING, past, now=NOW + HOUR)
+    assert refused.value.code == "task_completed"
+    await service.update(task.id, EVERYTHING, {"schedule_value": "2028-01-01"}, now=NOW + HOUR)
+    await service.update(task.id, EVERYTHING, past, now=NOW + HOUR)
+    await run(store, NOW + HOUR)
+
+
 @pytest.mark.parametrize("value", ["2027-01-15T08:59:59", "2027-01-15", "2020-01-01 00:00"])
 async def test_a_past_once_time_is_refused_with_the_present_time(service: TaskService, value: str) -> None:
     with pytest.raises(
