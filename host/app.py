@@ -45,10 +45,9 @@ from host.runs.attachments import Attachments
 from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_tidy, recover
 from host.runs.conversation_files import Archive
 from host.runs.meter import Ledger, Prices
-from host.runs.principals import PrincipalCache
+from host.runs.principals import PrincipalCache, Spaces, refuse_loosened
 from host.runs.scheduler import EXTERNAL, TRY_EVERY_S, Scheduler, arranged
 from host.runs.service import RunService
-from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
 from host.runs.webhook_events import SHAPES

@@ -12,8 +12,8 @@ from anyio import to_thread
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
-from host.tools.answered_elsewhere import asked as question_asked
 from host.tools.pictures_and_documents import fit
+from host.tools.without_sandbox import asked as question_asked
 from shared.approval_values import (
     ELICITATION,
     LARGEST_INPUT,

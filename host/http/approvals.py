@@ -20,7 +20,7 @@ from host.runs.service import RunService
 from host.runs.spec import RequestShape
 from host.schemas import SchemaJudge
 from host.telemetry import Metrics
-from host.tools.answered_elsewhere import ClientTool
+from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
 from shared.clock import now_ms

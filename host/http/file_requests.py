@@ -18,7 +18,7 @@ from host.http.callers import Caller
 from host.http.file_streams import refusals
 from host.ports import Sandbox, Workspace
 from host.runs.attachments import LARGEST_OF_ALL, PDF, WRITER, Attachments, NewFile, decoded, media_type_of
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.runs.spec import RunSpec
 from host.tools.pictures_and_documents import is_picture
 from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError, RangeUnsatisfiable

@@ -31,7 +31,7 @@ from host.http.file_sets import FOLDER, Form, TarDownload
 from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
 from host.ports import Sandbox, Workspace
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.telemetry import Metrics
 from shared.clock import iso
 from shared.errors import BodyTimeout, InvalidInput, NotFound, PreconditionFailed, Unavailable

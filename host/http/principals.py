@@ -15,8 +15,7 @@ from host.http.metrics import MICRO, DayUsageShape, day_view
 from host.http.routing import ANY, PAGE, Api, operation, page_of
 from host.http.tokens import Scopes, principal_of
 from host.runs.permissions import Permissions, rules_of
-from host.runs.principals import PrincipalCache
-from host.runs.spaces import Spaces
+from host.runs.principals import PrincipalCache, Spaces
 from shared.clock import checked_zone, iso, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from host.models.mending import NAMES, Kind, suspects, unrepeated, without
-from host.models.messages import ModelConfig
-from host.models.process import ModelProcess
+from host.models.process import ModelConfig, ModelProcess
 from host.ports import Ask, Delta, ModelError, OnDelta, Reply, Target
 from shared.clock import monotonic_ms
 from shared.settings import Settings

@@ -31,7 +31,7 @@ from host.egress.bounded import ACCEPTED, Bounded, bound
 from host.egress.transport import ApiTransport
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import json_or_text, not_messages, status_error
-from host.models.messages import SILENCE_S, ModelConfig
+from host.models.process import SILENCE_S, ModelConfig
 from host.ports import ModelError, OnDelta, Reply
 from shared.jsons import dump_bytes, loads
 

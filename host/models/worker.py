@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from host.models import messages
+from host.models import process
 from host.models.anthropic_model import AnthropicModel, Pacer, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import Delta, ModelError
 from shared.children import Link, serve
 from shared.jsons import dump_bytes, loads
@@ -21,7 +21,7 @@ class Worker(Link):
     """Answers the host's requests side by side."""
 
     def __init__(self, closed: Callable[[], None]) -> None:
-        super().__init__(messages.MOST, closed)
+        super().__init__(process.MOST, closed)
         self._configs: dict[int, ModelConfig] = {}
         self._models: dict[int, AnthropicModel] = {}
         self._replies: dict[int, asyncio.Task[None]] = {}
@@ -38,10 +38,10 @@ class Worker(Link):
 
     def data_received(self, data: bytes) -> None:
         """Take the host's frames in (asyncio's call)."""
-        for kind, number, client, body in messages.frames_of(self.frames.feed(data)):
-            if kind == messages.CLIENT:
+        for kind, number, client, body in process.frames_of(self.frames.feed(data)):
+            if kind == process.CLIENT:
                 self._configs[client] = ModelConfig(**loads(body))
-            elif kind == messages.ASK:
+            elif kind == process.ASK:
                 self._replies[number] = task = asyncio.create_task(self._answer(number, client, body))
                 task.add_done_callback(partial(self._answered, number))
             elif number in self._replies:
@@ -57,17 +57,17 @@ class Worker(Link):
 
         try:
             reply = await self._model(client).answer(body, tell)
-            end = messages.frame(messages.REPLY, number, dump_bytes(reply))
+            end = process.frame(process.REPLY, number, dump_bytes(reply))
         except ModelError as error:
-            end = messages.frame(messages.FAILURE, number, dump_bytes(vars(error)))
+            end = process.frame(process.FAILURE, number, dump_bytes(vars(error)))
         except Exception:  # noqa: BLE001 - the host says and logs it
-            end = messages.frame(messages.FAULT, number, traceback.format_exc().encode())
+            end = process.frame(process.FAULT, number, traceback.format_exc().encode())
         self._say(number, [], end)
 
     def _answered(self, number: int, task: asyncio.Task[None]) -> None:
         del self._replies[number]
         if task.cancelled():  # perhaps before it began
-            self._say(number, [], messages.frame(messages.CANCELLED, number))
+            self._say(number, [], process.frame(process.CANCELLED, number))
 
     def _model(self, client: int) -> AnthropicModel:
         model = self._models.get(client)
@@ -90,7 +90,7 @@ class Worker(Link):
         data = bytearray()
         for number, pieces, end in outgoing:
             if pieces:
-                data += messages.frame(messages.PIECES, number, messages.pieces_body(pieces))
+                data += process.frame(process.PIECES, number, process.pieces_body(pieces))
                 pieces.clear()
             data += end
         self.transport.write(data)

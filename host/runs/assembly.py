@@ -30,20 +30,29 @@ from host.runs.conversation_files import Archive, SendFile
 from host.runs.meter import Ledger
 from host.runs.operators_servers import OperatorsServers
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
+from host.runs.principals import Space, Spaces
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
-from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
 from host.sandbox.client import Sandbox
 from host.schemas import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
-from host.tools.answered_elsewhere import ASK_PERSON, PREFIX, ask_person, client_tools, web_tools
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS
 from host.tools.files_and_commands import SandboxToolset
-from host.tools.host_tools import APPROVE_BUDGET as APPROVE_BUDGET
-from host.tools.host_tools import LOAD_SKILL as LOAD_SKILL
-from host.tools.host_tools import Approvals, Approve, SkillTools, installed_tools
+from host.tools.without_sandbox import APPROVE_BUDGET as APPROVE_BUDGET
+from host.tools.without_sandbox import (
+    ASK_PERSON,
+    PREFIX,
+    Approvals,
+    Approve,
+    SkillTools,
+    ask_person,
+    client_tools,
+    installed_tools,
+    web_tools,
+)
+from host.tools.without_sandbox import LOAD_SKILL as LOAD_SKILL
 from shared.approval_values import Approval
 from shared.principals import Principal
 from shared.settings import Settings

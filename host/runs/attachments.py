@@ -20,7 +20,7 @@ import anyio.to_thread
 from host.agent.media import KEPT, TEXT
 from host.ports import Sandbox, SandboxFault
 from host.runs.conversation_files import folder_of
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.runs.spec import Attached
 from host.telemetry import Metrics
 from host.tools.pictures_and_documents import LARGEST, Unfit, is_picture, picture_of, told

@@ -8,9 +8,8 @@ from typing import Final
 
 import anyio
 
-from host.runs.principals import PrincipalCache
+from host.runs.principals import PrincipalCache, Spaces
 from host.runs.service import RunService
-from host.runs.spaces import Spaces
 from host.runs.task_runs import TaskRunner
 from shared.approval_values import UNKEPT_MS
 from shared.clock import monotonic_ms, now_ms

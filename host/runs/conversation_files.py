@@ -22,7 +22,7 @@ import anyio.to_thread
 from host.agent.text import strip_internal
 from host.ports import Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
 from host.runs.meter import Ledger
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.tools.arguments import BadArguments, check
 from shared import jsons
 from shared.clock import iso, now_ms

@@ -15,7 +15,7 @@ from typing import Any, Final
 from host.agent.own_tools import FINAL_ANSWER as FINAL_ANSWER
 from host.agent.toolbox import Verdict
 from host.sandbox.shell import Command, parse
-from host.tools.answered_elsewhere import ASK_PERSON, FETCH, PREFIX, SEARCH
+from host.tools.without_sandbox import ASK_PERSON, FETCH, PREFIX, SEARCH
 from shared import jsons
 from shared.approval_values import call_digest
 from shared.errors import InvalidInput

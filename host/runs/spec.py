@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from host.agent.own_tools import Schema
 from host.agent.text import strip_internal
 from host.mcp_clients.server_config import ServerConfig, parse_servers
-from host.tools.answered_elsewhere import ClientTool
 from host.tools.files_and_commands import FileChangedShape
+from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.approval_values import Kind, NewApproval
 from shared.jsons import dumps, loads

@@ -29,8 +29,7 @@ from shared.settings import Settings
 from shared.webhook_values import TEST, TRIED_FOR_MS, Disabled, Tried, Webhook, WebhookDelivery
 
 if TYPE_CHECKING:
-    from host.egress.elsewhere import Request, Telling
-    from host.egress.receivers import Answer
+    from host.egress.receivers import Answer, Request, Telling
 
 logger = logging.getLogger("picoclaw.webhooks")
 
@@ -296,10 +295,10 @@ class WebhookSender:
 
     def _client(self) -> Child[Telling]:
         if self._receivers is None:
-            from host.egress.elsewhere import Telling
+            from host.egress.receivers import Telling
 
             make, allowed = partial(Telling, self._heard, self._lost), allowed_hosts(self._settings)
-            self._receivers = Child("host.egress.elsewhere", make, self._settings.version, *allowed)
+            self._receivers = Child("host.egress.receivers", make, self._settings.version, *allowed)
         return self._receivers
 
     async def _sweep(self) -> None:

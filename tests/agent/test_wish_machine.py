@@ -28,7 +28,7 @@ from host.runs.service import RunService
 from host.runs.spec import RunLimits, RunSpec
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import Metrics
-from host.tools.host_tools import Approve
+from host.tools.without_sandbox import Approve
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
 from shared.principals import Principal

@@ -51,7 +51,7 @@ def test_a_host_whose_telling_process_is_stuck_stops_and_tells_when_it_is_back(t
 
 def _is_telling(process: psutil.Process) -> bool:
     with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # others of the tree end meanwhile
-        return "host.egress.elsewhere" in process.cmdline()
+        return "host.egress.receivers" in process.cmdline()
     return False
 
 

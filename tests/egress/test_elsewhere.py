@@ -11,8 +11,7 @@ from functools import partial
 
 import pytest
 
-from host.egress.elsewhere import Telling
-from host.egress.receivers import Answer
+from host.egress.receivers import Answer, Telling
 from shared.children import Child
 from tests.fakes.receiver import Answer as Said
 from tests.fakes.receiver import receiving
@@ -25,7 +24,7 @@ class Client:
 
     def __init__(self) -> None:
         make = partial(Telling, self._heard, self._lost)
-        self.elsewhere = Child("host.egress.elsewhere", make, "1", "127.0.0.1")
+        self.elsewhere = Child("host.egress.receivers", make, "1", "127.0.0.1")
         self._asked: dict[int, asyncio.Future[Answer]] = {}
 
     async def post(self, url: str, name: str = "evt-1") -> Answer:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from host.egress import transport
 from host.egress.transport import ApiTransport
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import ModelError
 from shared.clock import at, now_ms
 from tests.models.test_models import ask, failure, request

@@ -20,7 +20,7 @@ from host.channels.telegram.client import TelegramClient
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.http.signed_tokens import Keys
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import Delta, ModelError
 from host.telemetry.otel import LARGEST_ANSWER, bounded_session
 from shared.settings.access import Jwt

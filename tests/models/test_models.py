@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from host.models.accumulator import Accumulator
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import Ask, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.clock import at, now_ms
 from shared.errors import Misconfigured

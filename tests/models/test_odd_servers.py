@@ -11,7 +11,7 @@ import pytest
 
 from host.models import anthropic_model
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import Reply, TextDelta
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import ask, failure, request

@@ -11,7 +11,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
+from host.models.process import ModelConfig
 from host.ports import Delta, Reply, TextDelta
 from host.runs.prompt import person_message
 from shared.values import Enclosed

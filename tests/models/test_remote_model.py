@@ -19,11 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.models import messages
 from host.models import process as processes
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.messages import ModelConfig
-from host.models.process import PASSED_ON, ModelProcess, WorkerFault
+from host.models.process import PASSED_ON, ModelConfig, ModelProcess, WorkerFault
 from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.jsons import dump_bytes
@@ -112,7 +110,7 @@ def without_ids(outcome: Any) -> Any:
     for block in reply.blocks:
         block.pop("id", None)
     named = [replace(delta, id="") if isinstance(delta, ToolUseStart) else delta for delta in deltas]
-    told = list(messages.pieces_of(messages.pieces_body(named)))
+    told = list(processes.pieces_of(processes.pieces_body(named)))
     return reply.blocks, list(reply.malformed.values()), reply.usage, reply.stop_reason, reply.model, told
 
 
@@ -271,13 +269,13 @@ async def test_the_api_without_a_credential_is_a_matter_for_the_operator(process
 def test_frames_come_whole_however_the_socket_cuts_them(
     sent: list[tuple[int, int, bytes]], data: st.DataObject
 ) -> None:
-    stream = b"".join(messages.frame(kind, number, body, client=3) for kind, number, body in sent)
+    stream = b"".join(processes.frame(kind, number, body, client=3) for kind, number, body in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    frames = Frames(messages.MOST)
+    frames = Frames(processes.MOST)
     found = [
         frame
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
-        for frame in messages.frames_of(frames.feed(stream[start:end]))
+        for frame in processes.frames_of(frames.feed(stream[start:end]))
     ]
     assert found == [(kind, number, 3, body) for kind, number, body in sent]
 
@@ -290,4 +288,4 @@ def test_a_reply_is_the_same_on_both_sides() -> None:
         "m",
         {"a": "{"},
     )
-    assert messages.reply_of(dump_bytes(reply)) == reply
+    assert processes.reply_of(dump_bytes(reply)) == reply

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host.tools.host_tools import installed_tools
+from host.tools.without_sandbox import installed_tools
 from shared.errors import Misconfigured
 from tests.http.conftest import configure
 from tests.running import new_host, running_model

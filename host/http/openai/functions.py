@@ -14,7 +14,7 @@ from starlette.requests import Request
 from host.http.approvals import answered_by, result_text
 from host.http.callers import Caller, caller_of
 from host.telemetry import Metrics
-from host.tools.answered_elsewhere import ClientTool
+from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.approval_values import MOST_OF_A_STEP, Answer, Approval, ApprovalStatus
 from shared.clock import now_ms

@@ -14,8 +14,8 @@ from pydantic.json_schema import SkipJsonSchema
 from host.http.approvals import MOST_TOOLS, ToolName
 from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text, storable
 from host.runs.attachments import LARGEST_OF_ALL, NewFile, decoded, media_type_of
-from host.tools.answered_elsewhere import ClientTool
 from host.tools.pictures_and_documents import is_picture
+from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.errors import InvalidInput, PicoError
 

@@ -17,7 +17,7 @@ from ..frames import Channel, Closed, Frame, Place
 from ..limits import tree
 from ..names import Refused
 from . import launcher
-from .exec_environment import Environment
+from .launcher import Environment
 
 _AT_ONCE_MS: Final = 20
 

@@ -18,7 +18,7 @@ from ..frames import Channel, Closed, Config, Frame
 from ..limits import quota, tree
 from ..limits.quota import Space
 from .command import Launcher, Output
-from .exec_environment import Environment
+from .launcher import Environment
 from .notify import Gate
 
 _CHUNK: Final = 64 << 10
