@@ -153,19 +153,16 @@ class Model(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """The model's ids at its APIs: what may have to be paid for, the first one first."""
-        ...
 
     @property
     def targets(self) -> Sequence[Target]:
         """The model at its addresses."""
-        ...
 
     async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """Answer a Messages request (without ``model`` and ``stream``).
 
         Raises ``ModelError``; what ``on_delta`` raises passes unchanged.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +223,9 @@ class Toolset(Protocol):
     @property
     def specs(self) -> Sequence[ToolSpec]:
         """The tools, in a stable order (the prompt cache depends on it)."""
-        ...
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
-        ...
 
 
 @runtime_checkable
@@ -239,7 +234,6 @@ class SeenFiles(Protocol):
 
     async def base_sha256(self, name: str, arguments: Mapping[str, Any]) -> str | None:
         """Return the SHA-256 of the file that a call changes, "" if there is none; None: it changes none."""
-        ...
 
 
 class Trust(IntEnum):
@@ -300,7 +294,6 @@ class Sandbox(Protocol):
     @property
     def root(self) -> Path:
         """The directory that conversations work in."""
-        ...
 
     async def file(
         self, workspace: Workspace, op: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
@@ -311,13 +304,11 @@ class Sandbox(Protocol):
 
         A cancelled caller's request is finished, or its worker ended, first.
         """
-        ...
 
     async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
         """Look into an open file with libraries, where it can do no harm (``sandbox/view.py`` knows how):
         a ``picture`` made smaller, the ``text`` of a PDF's pages. What is there no way to see is a ``fault``.
         """
-        ...
 
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run a command line to its end, or with ``background`` start it and return its job's number.
@@ -325,18 +316,14 @@ class Sandbox(Protocol):
         ``command``: ``command``, and as wanted ``cwd``, ``stdin``, ``timeout_ms``, ``background``. It is
         ended before a cancelled call raises.
         """
-        ...
 
     async def jobs(self, workspace: Workspace, action: str, job: int | None = None) -> dict[str, Any]:
         """``list`` the background commands, ``read`` what one wrote, or ``kill`` one."""
-        ...
 
     def program(
         self, workspace: Workspace, words: Sequence[str], environment: Mapping[str, str]
     ) -> AbstractAsyncContextManager[ByteStream]:
         """Run a program that lives longer than a call; yield its stdin and stdout."""
-        ...
 
     async def forget(self, conversation: str) -> None:
         """End what a conversation left running, and remove its temporary files."""
-        ...

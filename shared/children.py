@@ -3,8 +3,6 @@
 Both sides say frames (``shared.processes``). A process ends with its socket.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -45,7 +45,6 @@ class Recorder(Protocol):
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for words and has read none."""
-        ...
 
     async def reserve(
         self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
@@ -55,47 +54,36 @@ class Recorder(Protocol):
         ``input_tokens``: an estimate of the request on the high side, if there is one already. Raises the
         ending of a run that would pass a budget.
         """
-        ...
 
     def delta(self, delta: Delta) -> None:
         """A piece of the reply in flight."""
-        ...
 
     def heard(self, delta: Delta) -> None:
         """A piece of a reply that nobody reads."""
-        ...
 
     async def retrying(self) -> None:
         """The reply in flight failed; it begins anew."""
-        ...
 
     async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
         """A whole reply: the last one, or one whose tools (with effects: ``effect_ahead``) run next."""
-        ...
 
     async def unused(self, reply: Reply) -> None:
         """A reply that is asked for anew, or that people don't see: it costs."""
-        ...
 
     async def given_up(self) -> None:
         """A reply was given up for what it may have cost."""
-        ...
 
     async def cut_short(self, reply: Reply) -> Exception:
         """A reply that ``reserve`` left no room to finish; it costs, but is not kept. Returns the ending."""
-        ...
 
     async def called(self, call: Block, result: ToolResult, *, speaks: bool) -> None:
         """A tool answered; see ``ToolSpec.speaks``."""
-        ...
 
     async def answered(self, results: Sequence[Block]) -> None:
         """All tools of the reply answered."""
-        ...
 
     def child(self, label: str) -> Recorder:
         """Return who hears what a subagent does; ``label`` is its name among those of the run."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

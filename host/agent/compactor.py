@@ -59,11 +59,9 @@ class CompactionRecorder(Recorder, Protocol):
 
     def warn(self, sentence: str) -> None:
         """Put a warning into the answer, once."""
-        ...
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force; raises LeaseLost."""
-        ...
 
 
 class Compactor(Window):

@@ -51,11 +51,9 @@ class Judge(Protocol):
 
     def judge(self, tool: str, arguments: Mapping[str, Any]) -> Verdict:
         """Return what becomes of a call."""
-        ...
 
     def removes(self, tool: str) -> bool:
         """Return whether no call of the tool can run, so that it need not be offered."""
-        ...
 
 
 UNKNOWN: Final = ToolSpec("", "", {}, read_only=True)

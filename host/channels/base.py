@@ -138,11 +138,9 @@ class Door(Protocol):
 
         Raises PicoError when it cannot be stored: bring it again later.
         """
-        ...
 
     def connected(self) -> None:
         """Say that the channel works."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

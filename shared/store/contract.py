@@ -40,23 +40,18 @@ class Tx(Protocol):
 
     async def execute(self, statement: str, *values: Any) -> int:
         """Run a statement and return how many rows it changed; raises Taken, Missing."""
-        ...
 
     async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row of values; raises Taken, Missing."""
-        ...
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Return all rows."""
-        ...
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None; raises Taken, Missing."""
-        ...
 
     async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first value of the first row or None."""
-        ...
 
     async def lock(self, kind: str, name: str) -> None:
         """Wait for everybody else who holds the lock of this kind and name, until the transaction ends.
@@ -64,11 +59,9 @@ class Tx(Protocol):
         For things that have no row yet, or that a role may not lock. Order, where one transaction takes
         several: key, conversation, task, slot.
         """
-        ...
 
     async def try_lock(self, kind: str) -> bool:
         """Take the lock of this kind, if nobody has it."""
-        ...
 
 
 Work = Callable[[Tx], Awaitable[T]]
@@ -84,7 +77,6 @@ class Engine(Protocol):
 
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
-        ...
 
     async def write(
         self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
@@ -93,16 +85,12 @@ class Engine(Protocol):
 
         Whoever is cancelled meanwhile still gets what it returns.
         """
-        ...
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""
-        ...
 
     def volume_ok(self) -> bool:
         """Return whether the last attempt to write what survives worked (True before the first)."""
-        ...
 
     def silent_s(self) -> float:
         """Return for how many seconds the volume hasn't answered; 0 where there is none."""
-        ...

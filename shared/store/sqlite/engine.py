@@ -51,33 +51,26 @@ class Shipper(Protocol):
     @property
     def origin(self) -> StoreOrigin | None:
         """Return which store is on the volume; None beside a host."""
-        ...
 
     @property
     def ok(self) -> bool:
         """Return whether the volume took everything it was given so far."""
-        ...
 
     @property
     def silent_s(self) -> float:
         """Return for how many seconds the volume hasn't answered; between two heartbeats that is normal."""
-        ...
 
     def behind(self) -> bool:
         """Return whether the log may hold frames that nobody has shipped; costs microseconds."""
-        ...
 
     async def ship(self) -> None:
         """Return once every frame committed before the call is on the volume; raises NotDurable."""
-        ...
 
     async def close(self, let_go: Callable[[], None]) -> None:
         """Ship what is left, let the database go by calling ``let_go``, and let the volume go."""
-        ...
 
     def close_now(self, let_go: Callable[[], None]) -> None:
         """Like ``close``, blocking."""
-        ...
 
 
 def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
