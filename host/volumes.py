@@ -18,7 +18,7 @@ from shared.clock import DAY_MS
 from shared.errors import Misconfigured
 from shared.settings import Settings
 from shared.store import open_host_store
-from shared.store.sql.retention import Retention
+from shared.store.sql.lifetimes import Retention
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")

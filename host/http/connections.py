@@ -13,8 +13,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from host.http.bodies import CAME
-from host.http.lent_bodies import LendingProtocol
+from host.http.bodies import CAME, LendingProtocol
 from host.telemetry import Metrics
 from shared import jsons
 from shared.clock import monotonic_ms

@@ -21,8 +21,8 @@ import anyio.to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from host.http.bodies import PIECE, LentBody
 from host.http.callers import VERBATIM
-from host.http.lent_bodies import PIECE, LentBody
 from host.http.runs import until_gone
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry import Metrics

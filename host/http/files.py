@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from host.http import file_streams
 from host.http.auth import TokenBook
-from host.http.bodies import JSON, Body, NotBlank, refuse_packed
+from host.http.bodies import JSON, LEND, Body, NotBlank, refuse_packed
 from host.http.callers import caller_of
 from host.http.conversations import conversation_of
 from host.http.file_requests import (
@@ -28,7 +28,6 @@ from host.http.file_requests import (
     tags,
 )
 from host.http.file_sets import FOLDER, Form, TarDownload
-from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
 from host.ports import Sandbox, Workspace
 from host.runs.principals import Spaces

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
 
-    from shared.store.sql.retention import Retention
+    from shared.store.sql.lifetimes import Retention
     from shared.store.sqlite.store import SqliteStore
     from shared.store.store import Store
 

@@ -11,8 +11,8 @@ from shared.store.sql.audit import Audit
 from shared.store.sql.channels import Channels
 from shared.store.sql.conversation_rows import Compactions, OutboundMessages, Responses
 from shared.store.sql.conversations import Conversations
+from shared.store.sql.lifetimes import Pruner, Retention
 from shared.store.sql.principals import Principals
-from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
 from shared.store.sql.tasks import Tasks
 from shared.store.sql.tokens import SignIns, Tokens, ToolPins

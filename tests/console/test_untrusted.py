@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
-from shared.store.sql.retention import Retention
+from shared.store.sql.lifetimes import Retention
 from tests.console.conftest import MakeHost, MakePage, in_both
 from tests.console.vectors import VECTORS
 from tests.running import HostProcess, ModelProcess, directive

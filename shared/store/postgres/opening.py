@@ -13,7 +13,7 @@ from shared.store.contract import Row, Tx
 from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, LEAVE_MARK, Database, Place, words
 from shared.store.postgres.driver import is_server_error, sqlstate
 from shared.store.postgres.migrations import LOCK, TABLES, ToolKey, ToolRole, address_for, migrate, tool_key
-from shared.store.sql.retention import Retention
+from shared.store.sql.lifetimes import Retention
 from shared.store.store import Store
 
 # Nobody asks what became of a commit for longer than a run waits; the clock is the marks' own.

@@ -12,7 +12,7 @@ from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun, reader, writes
 from shared.store.sql import conversations, usage
-from shared.store.sql.leases import hold
+from shared.store.sql.lifetimes import hold
 from shared.usage_values import Spending
 from shared.values import After, Compaction, Lease
 

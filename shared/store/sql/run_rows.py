@@ -8,12 +8,12 @@ from shared import jsons
 from shared.errors import Conflict, ConversationBusy, NoConversation, Suspended
 from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
-from shared.store.sql import audit, conversations, leases, steps, usage, webhooks
+from shared.store.sql import audit, conversations, lifetimes, steps, usage, webhooks
 from shared.store.sql.channels import say
 from shared.store.sql.chats import Saying, told_of
 from shared.store.sql.conversation_rows import branch, is_last
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
-from shared.store.sql.leases import hold
+from shared.store.sql.lifetimes import hold
 from shared.store.sql.task_rows import Outcome, end_waiting
 from shared.task_values import TaskRunState
 from shared.usage_values import Amount, Spending
@@ -145,7 +145,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     if new.idempotency is not None:
         # No other host decides what the key stands for until the transaction ends.
         await tx.lock("key", f"{new.idempotency.route} {new.idempotency.key}")
-        again = await leases.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
+        again = await lifetimes.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
     elif new.begun_again is not None:
         again = await _to_begin_again(tx, new.begun_again)
     if again is not None:
@@ -207,7 +207,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     if new.webhook is not None and chain.previous_run_id is None:
         await webhooks.insert(tx, new.webhook)
     if new.idempotency is not None:
-        await leases.keep_key(tx, new.idempotency, new.run_id, conversation_id, new.now)
+        await lifetimes.keep_key(tx, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(
         new.run_id,
         conversation_id,

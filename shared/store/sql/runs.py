@@ -10,9 +10,9 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun, writes
-from shared.store.sql import conversation_rows, leases, run_rows, steps, usage
+from shared.store.sql import conversation_rows, lifetimes, run_rows, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
-from shared.store.sql.leases import hold, those_held
+from shared.store.sql.lifetimes import hold, those_held
 from shared.usage_values import Amount, Spending, Standing
 from shared.values import (
     Event,
@@ -256,14 +256,14 @@ class Runs(Noun):
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
-        return await self._engine.read(lambda tx: leases.keyed(tx, idempotency, now))
+        return await self._engine.read(lambda tx: lifetimes.keyed(tx, idempotency, now))
 
     @writes()
     async def keep_answer(
         self, tx: Tx, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
     ) -> None:
         """Store the answer for a key (routes that are not runs)."""
-        await leases.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
+        await lifetimes.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
         statement = "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4"
         await tx.execute(statement, status, jsons.dumps(body), idempotency.route, idempotency.key)
 

@@ -16,7 +16,7 @@ from shared.store.rows import Noun, writes
 from shared.store.sql import audit, conversation_rows, conversations, task_claims, task_rows
 from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.conversations import OF_PRINCIPAL
-from shared.store.sql.leases import HELD_CLAIM, hold
+from shared.store.sql.lifetimes import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_rows import COMPLETE, RUNNING_TASK, Claimed, Outcome, TaskMetrics, check_tree, end

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
+from shared.store.sql.lifetimes import Retention
 from shared.store.sql.migrations import check_not_newer, versions
-from shared.store.sql.retention import Retention
 from shared.store.sqlite.content import is_damage
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.store import Store
