@@ -48,10 +48,12 @@ StoreError                  the store cannot be opened or used
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from shared.values import KeyedAnswer
+
+T = TypeVar("T")
 
 
 class PicoError(Exception):
@@ -112,6 +114,13 @@ class Suspended(Forbidden, code="suspended"):
 
 class NotFound(PicoError, status=404, code="not_found"):
     """Absent, or not the caller's: one answer for both."""
+
+    @classmethod
+    def unless(cls, found: T | None, *said: str) -> T:
+        """Return what was found; raises this error, made of ``said``, if nothing was."""
+        if found is None:
+            raise cls(*said)
+        return found
 
 
 class NoConversation(NotFound):

@@ -128,15 +128,17 @@ class Redactor:
     def beginning_at(self, text: str) -> int:
         """Return where the first unfinished secret at the text's end begins; the text's length for none."""
         for start in range(max(0, len(text) - self.longest + 1), len(text)):
-            forms = self._by_first.get(text[start])
-            if forms and _is_begun(forms, text[start:]):
+            piece = text[start:]
+            forms = self._by_first.get(text[start], ())
+            if any(len(piece) < len(form) and form.startswith(piece) for form in forms):
                 return start
         return len(text)
 
     def _ending_at(self, text: str) -> int:
         for end in range(min(self.longest - 1, len(text)), FRAGMENT - 1, -1):
-            forms = self._by_last.get(text[end - 1])
-            if forms and _is_ended(forms, text[:end]):
+            piece = text[:end]
+            forms = self._by_last.get(text[end - 1], ())
+            if any(len(piece) < len(form) and form.endswith(piece) for form in forms):
                 return end
         return 0
 
@@ -199,14 +201,6 @@ def _merged(spans: list[Span]) -> list[Span]:
         else:
             merged.append((start, end))
     return merged
-
-
-def _is_begun(forms: Iterable[str], piece: str) -> bool:
-    return any(len(piece) < len(form) and form.startswith(piece) for form in forms)
-
-
-def _is_ended(forms: Iterable[str], piece: str) -> bool:
-    return any(len(piece) < len(form) and form.endswith(piece) for form in forms)
 
 
 def _occurrences(form: str, text: str) -> Iterator[Span]:

@@ -102,10 +102,7 @@ class TaskService:
 
     async def get(self, task_id: str, reach: Reach) -> Task:
         """Return the task; raises NotFound."""
-        task = await self._store.tasks.get(task_id, reach)
-        if task is None:
-            raise NotFound(FOREIGN)
-        return task
+        return NotFound.unless(await self._store.tasks.get(task_id, reach), FOREIGN)
 
     async def list(
         self, reach: Reach, *, status: str | None = None, limit: int = 100, cursor: str | None = None
@@ -152,9 +149,7 @@ class TaskService:
     ) -> Page[TaskRun]:
         """Return the run log, newest first; raises NotFound."""
         page = await self._store.tasks.runs(task_id, reach, limit=_checked_limit(limit), cursor=cursor)
-        if page is None:
-            raise NotFound(FOREIGN)
-        return page
+        return NotFound.unless(page, FOREIGN)
 
     async def plan_anew(self, now: int) -> Sequence[str]:
         """Plan the tasks whose next slot is later than any that their schedule has ahead; return their ids.

@@ -187,10 +187,8 @@ class ApprovalsApi(Api):
     async def get(self, request: Request) -> ApprovalShape:
         """One request."""
         approval_id = request.path_params["id"]
-        found = await self._store.approvals.get(approval_id, caller_of(request).within)
-        if found is None:
-            raise NotFound(f"approval not found: {approval_id}")
-        return approval_view(found)
+        approval = await self._store.approvals.get(approval_id, caller_of(request).within)
+        return approval_view(NotFound.unless(approval, f"approval not found: {approval_id}"))
 
     @operation("POST", "/approvals/{id}", scope="chat|approve", parameters=[KEY], errors=(409, 410))
     async def answer(self, request: Request, body: AnswerRequest) -> DecidedShape:

@@ -145,9 +145,7 @@ async def conversation_of(request: Request, store: Store) -> Conversation:
     """Return the conversation that a request's path names, within reach; raises NoConversation."""
     conversation_id = request.path_params["id"]
     conversation = await store.conversations.reach(caller_of(request).within, conversation_id)
-    if conversation is None:
-        raise NoConversation(conversation_id)
-    return conversation
+    return NoConversation.unless(conversation, conversation_id)
 
 
 async def reached(request: Request, store: Store) -> str:

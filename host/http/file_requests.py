@@ -175,9 +175,8 @@ class Intake:
         if said is None:
             spec = replace(spec, new_conversation_id=owner)
         else:
-            conversation = await self._store.conversations.reach(caller.within, said)
-            if conversation is None:
-                raise NoConversation(said)
+            found = await self._store.conversations.reach(caller.within, said)
+            conversation = NoConversation.unless(found, said)
             owner = conversation.id
             spec = replace(spec, conversation_id=owner, principal_id=conversation.principal_id)
         workspace = await self._spaces.of_host(WRITER, spec.principal_id, owner)

@@ -8,22 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final
 
-import anyio
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from host.http.bodies import refuse_packed
-from host.http.callers import VERBATIM
 from host.http.file_requests import (
     LONGEST_PATH,
     checked_path,
     describing,
 )
-from host.http.file_streams import Streams, Upload, pieces, refusals
-from host.http.runs import until_gone
+from host.http.file_streams import Streamed, Streams, Upload, pieces, refusals
 from host.ports import Sandbox, Workspace
 from shared.errors import InvalidInput, NotFound, NotJson, PicoError
 
@@ -182,7 +178,7 @@ INCOMPLETE: Final = (
 _TAR_END: Final = bytes(2 * tarfile.BLOCKSIZE)
 
 
-class TarDownload(Response):
+class TarDownload(Streamed):
     """The files below a prefix as a tar archive. One that changes while it is read ends the answer short."""
 
     def __init__(self, streams: Streams, sandbox: Sandbox, workspace: Workspace, prefix: str) -> None:
@@ -205,19 +201,7 @@ class TarDownload(Response):
         if not self._page:
             raise NotFound(f"Nothing has a path that begins with {self._prefix[:200]!r}.")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the archive."""
-        scope[VERBATIM] = True
-        with self._held:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(until_gone, receive, tasks.cancel_scope)
-                if scope["method"] == "HEAD" or await self._send(send):
-                    await send({"type": "http.response.body"})
-                tasks.cancel_scope.cancel()
-
     async def _send(self, send: Send) -> bool:
-        """Send entry after entry; returns whether all of it is sent."""
         while self._page:
             for entry in self._page[:NAMES_AT_ONCE]:
                 async for data in self._entry(entry):

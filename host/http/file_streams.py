@@ -231,7 +231,29 @@ def digest_of(descriptor: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class Download(Response):
+class Streamed(Response):
+    """A body that is read while it is sent, until its client is gone; ``_held`` is let go of in the end."""
+
+    _held: contextlib.ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope[VERBATIM] = True
+        with self._held:
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await send(start)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(until_gone, receive, tasks.cancel_scope)
+                if scope["method"] == "HEAD" or await self._send(send):
+                    await send({"type": "http.response.body"})
+                tasks.cancel_scope.cancel()
+
+    async def _send(self, send: Send) -> bool:
+        """Send piece after piece; returns whether all of it is sent."""
+        raise NotImplementedError
+
+
+class Download(Streamed):
     """A file on its way out: bytes ``start`` to ``end`` of an open descriptor, which it closes.
 
     If the file changes meanwhile the answer ends short of its length.
@@ -255,27 +277,12 @@ class Download(Response):
         self._span = span
         self._etag = etag_of(descriptor)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file."""
-        scope[VERBATIM] = True
-        with self._held:
-            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            await send(start)
-            if scope["method"] == "HEAD":
-                await send({"type": "http.response.body"})
-                return
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(until_gone, receive, tasks.cancel_scope)
-                await self._send(send)
-                tasks.cancel_scope.cancel()
-
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send) -> bool:
         left = self._span[1] - self._span[0]
         async for piece in pieces(self._streams, self._descriptor, self._span, self._etag):
             left -= len(piece)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        if not left:
-            await send({"type": "http.response.body"})
+        return not left
 
 
 async def pieces(

@@ -207,9 +207,7 @@ class RunsApi(Api):
         """One run."""
         run_id = request.path_params["run_id"]
         run = await self._store.runs.get(await reached(request, self._store), run_id)
-        if run is None:
-            raise NotFound(f"run_id not found: {run_id}")
-        return run_view(run)
+        return run_view(NotFound.unless(run, f"run_id not found: {run_id}"))
 
     @operation("GET", "/chat/{id}/runs/{run_id}/events", scope="chat", parameters=[LAST_EVENT])
     async def events(self, request: Request) -> EventStreamResponse:
@@ -255,9 +253,7 @@ class RunsApi(Api):
     async def _found(self, request: Request) -> Run:
         run_id = request.path_params["run_id"]
         run = await self._store.runs.find(run_id, caller_of(request).within)
-        if run is None:
-            raise NotFound(f"run_id not found: {run_id}")
-        return run
+        return NotFound.unless(run, f"run_id not found: {run_id}")
 
     async def _filter(self, request: Request) -> RunFilter:
         query = request.query_params

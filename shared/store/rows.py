@@ -138,10 +138,17 @@ class Where:
         self.values: list[Any] = []
 
     def add(self, condition: str, *values: Any) -> None:
-        """Add a condition that has ``{0}``, ``{1}`` and so on in the place of its values."""
+        """Add a condition that has ``{0}``, ``{1}`` and so on in the place of its values; none for None."""
+        if None in values:
+            return
         first = len(self.values) + 2
         self._conditions.append(condition.format(*(f"${first + place}" for place in range(len(values)))))
         self.values += values
+
+    def after(self, condition: str, cursor: str | None, *kinds: type) -> None:
+        """Add a condition on where a page begins, unless it is the first one; raises InvalidInput."""
+        if position := decode_cursor(cursor, *kinds):
+            self.add(condition, *position)
 
     def __str__(self) -> str:
         return " AND ".join(self._conditions)

@@ -13,8 +13,8 @@ def toolset(sandbox: Sandbox, conversation: str, *, trust: Trust = Trust.MAIN) -
 
 async def private_directory(sandbox: Sandbox, conversation: str) -> str:
     """Return a conversation's TMPDIR."""
-    answer = await sandbox.request("place", Workspace(conversation, sandbox.root, Trust.MAIN), {})
-    return str(answer["temporary"])
+    said = (await toolset(sandbox, conversation).call("exec", {"command": "echo $TMPDIR"})).text
+    return said.splitlines()[0]
 
 
 async def read_text(sandbox: Sandbox, path: str, limit: int) -> str | None:

@@ -255,8 +255,7 @@ def test_the_directory_of_principals_lies_apart_from_the_workspace(ws: Path) -> 
 
 
 async def private_directory_of(sandbox: Sandbox, number: int) -> str:
-    answer = await sandbox.request("place", workspace_of(sandbox, number), {})
-    return str(answer["temporary"])
+    return (await done(tools_of(sandbox, number), "echo $TMPDIR")).splitlines()[0]
 
 
 async def test_the_operators_private_files_are_closed_to_a_principal(sandbox: Sandbox) -> None:

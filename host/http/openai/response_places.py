@@ -199,9 +199,8 @@ class Places:
         if body.store is False:
             return await self._unkept(caller, body, items)
         if body.conversation:
-            conversation = await self._store.conversations.reach(caller.within, body.conversation)
-            if conversation is None:
-                raise NoConversation(body.conversation)
+            found = await self._store.conversations.reach(caller.within, body.conversation)
+            conversation = NoConversation.unless(found, body.conversation)
             thread = await self._placed(caller, conversation, _new(body, said, conversation.id))
             return Place(thread, items, new=True, made=False)
         previous = None

@@ -1,6 +1,7 @@
 """The one place that knows asyncpg, which has no types: its connections, what its errors mean."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -159,8 +160,8 @@ def _module() -> Any:
     return asyncpg
 
 
-UNIQUE_VIOLATION: Final = "23505"
-FOREIGN_KEY_VIOLATION: Final = "23503"
+CONSTRAINTS: Final = {"23503": Missing, "23505": Taken}
+"""What is raised for a foreign key, and for a unique one, that doesn't hold."""
 
 LEASE_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 """The lease clock in milliseconds: the server's, because clocks of several hosts differ.
@@ -195,21 +196,15 @@ class PostgresTx:
 
     async def execute(self, statement: str, *values: Any) -> int:
         """Run a statement and return how many rows it changed."""
-        try:
+        with _constraints():
             done = await self._connection.execute(translated(statement), *values)
-        except Exception as error:
-            _raise_broken(error)
-            raise
         changed = done.rpartition(" ")[2]
         return int(changed) if changed.isdecimal() else 0
 
     async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row of values, in one go."""
-        try:
+        with _constraints():
             await self._connection.executemany(translated(statement), values)
-        except Exception as error:
-            _raise_broken(error)
-            raise
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Return all rows."""
@@ -218,11 +213,8 @@ class PostgresTx:
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None."""
-        try:
+        with _constraints():
             row: Row | None = await self._connection.fetchrow(translated(statement), *values)
-        except Exception as error:
-            _raise_broken(error)
-            raise
         return row
 
     async def fetchval(self, statement: str, *values: Any) -> Any:
@@ -238,9 +230,12 @@ class PostgresTx:
         return bool(await self._connection.fetchval(TRY_LOCK, f"{kind}:"))
 
 
-def _raise_broken(error: Exception) -> None:
+@contextmanager
+def _constraints() -> Iterator[None]:
     """Raise what the contract says for a constraint that doesn't hold."""
-    if is_server_error(error, FOREIGN_KEY_VIOLATION):
-        raise Missing(str(error)) from error
-    if is_server_error(error, UNIQUE_VIOLATION):
-        raise Taken(str(error)) from error
+    try:
+        yield
+    except Exception as error:
+        if (kind := CONSTRAINTS.get(sqlstate(error) or "")) is not None:
+            raise kind(str(error)) from error
+        raise

@@ -60,11 +60,10 @@ class Audit(Noun):
     ) -> Page[ActShape]:
         """Return acts: those about a principal, of one kind, ``since`` an instant."""
         where = rows.Where()
-        where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
+        where.after("number < {0}", cursor, int)
         where.add("created_at >= {0}", since)
-        for column, value in (("principal_id", principal_id), ("action", action)):
-            if value is not None:
-                where.add(f"{column} = {{0}}", value)
+        where.add("principal_id = {0}", principal_id)
+        where.add("action = {0}", action)
         statement = f"SELECT * FROM audit WHERE {where} ORDER BY number DESC LIMIT $1"
         return await self._page(to_act, ("number",), statement, limit, *where.values)
 

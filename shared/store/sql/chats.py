@@ -124,8 +124,7 @@ class Chats(Noun):
         """Put the chat into a conversation that exists already; raises NotFound."""
         await _alone(tx, chat.channel, chat.id)
         found = await tx.fetchval("SELECT 1 FROM conversations WHERE id = $1 FOR KEY SHARE", conversation_id)
-        if found is None:
-            raise NoConversation(conversation_id)
+        NoConversation.unless(found, conversation_id)
         await _put(tx, chat, conversation_id)
 
     @writes()

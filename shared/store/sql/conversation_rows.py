@@ -100,9 +100,7 @@ async def insert_outbound(
     row = known or await tx.fetchrow(
         INSERT_OUTBOUND, named, conversation_id, source_id, text, sender, now, file
     )
-    if row is None:
-        raise NoConversation(conversation_id)
-    return to_outbound(row)
+    return to_outbound(NoConversation.unless(row, conversation_id))
 
 
 to_compaction: Final = rows.reader(Compaction, left_out=jsons.loads, usage=rows.usage, archived=bool)
@@ -233,10 +231,8 @@ async def branch(tx: Tx, of: After, conversation_id: str, principal_id: str, now
     Raises NoConversation, Suspended.
     """
     source = await tx.fetchrow("SELECT trusted FROM conversations WHERE id = $1", of.conversation_id)
-    if source is None:
-        raise NoConversation(of.conversation_id)
+    trusted = bool(NoConversation.unless(source, of.conversation_id)["trusted"])
     told = await tx.fetch(HISTORY, of.conversation_id, of.run_id)
-    trusted = bool(source["trusted"])
     await conversations.insert(tx, conversation_id, now, None, False, trusted, principal_id)
     columns = ("role", "sender", "sender_name", "text", "blocks", "created_at", "refused")
     copies = [

@@ -95,9 +95,7 @@ class Conversations(Noun):
         """
         await insert(tx, conversation_id, now, owner_id, temporary, trusted, principal_id)
         row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
-        if row is None:
-            raise NoConversation(conversation_id)
-        return to_conversation(row)
+        return to_conversation(NoConversation.unless(row, conversation_id))
 
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return the conversation or None."""
@@ -133,14 +131,10 @@ class Conversations(Noun):
 
         ``search``: those alone that have it in their title, their id or a message, in capitals or not.
         """
-        after = rows.decode_cursor(cursor, int, str)
         where = rows.Where()
-        if principal_id is not None:
-            where.add("c.principal_id = {0}", principal_id)
-        if search:
-            where.add(FOUND, search.lower())
-        if after is not None:
-            where.add("(c.last_activity, c.id) < ({0}, {1})", *after)
+        where.add("c.principal_id = {0}", principal_id)
+        where.add(FOUND, search.lower() or None)
+        where.after("(c.last_activity, c.id) < ({0}, {1})", cursor, int, str)
         newest = "ORDER BY last_activity DESC, id DESC LIMIT $1"
         # The temporary ones lie apart in the indexes: each turn of a conversation changes those.
         kinds = " UNION ALL ".join(

@@ -210,14 +210,12 @@ class Runs(Noun):
     async def page(self, wanted: RunFilter, *, limit: int, cursor: str | None) -> Page[Run]:
         """Return runs, newest first."""
         where = rows.Where()
-        where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
-        if wanted.principal_id is not None:
-            few = wanted.conversation_id or wanted.task_id or wanted.root_run_id
-            # Few are looked for by what they are of: SQLite has no counts to know that it is less.
-            where.add("principal_id || '' = {0}" if few else "principal_id = {0}", wanted.principal_id)
+        where.after("number < {0}", cursor, int)
+        few = wanted.conversation_id or wanted.task_id or wanted.root_run_id
+        # Few are looked for by what they are of: SQLite has no counts to know that it is less.
+        where.add("principal_id || '' = {0}" if few else "principal_id = {0}", wanted.principal_id)
         for name, condition in FILTERS.items():
-            if (value := getattr(wanted, name)) is not None:
-                where.add(condition, value)
+            where.add(condition, getattr(wanted, name))
         statement = f"{RUN} WHERE {where} ORDER BY number DESC LIMIT $1"
         return await self._page(to_run, ("number",), statement, limit, *where.values, long=True)
 

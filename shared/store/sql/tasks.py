@@ -98,13 +98,10 @@ class Tasks(Noun):
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
         where = rows.Where()
-        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
-        if reach.conversation_id is not None:
-            where.add("conversation_id = {0}", reach.conversation_id)
-        if reach.principal_id is not None:
-            where.add(OF_PRINCIPAL, reach.principal_id)
-        if status is not None:
-            where.add("status = {0}", status)
+        where.after("number > {0}", cursor, int)
+        where.add("conversation_id = {0}", reach.conversation_id)
+        where.add(OF_PRINCIPAL, reach.principal_id)
+        where.add("status = {0}", status)
         statement = f"SELECT * FROM scheduled_tasks WHERE {where} ORDER BY number LIMIT $1"
         return await self._page(task_rows.to_task, ("number",), statement, limit, *where.values)
 
@@ -166,9 +163,7 @@ class Tasks(Noun):
         by = Claimant(host, now, lease_ms)
         statement, values = f"{MINE} FOR NO KEY UPDATE", within(task_id, reach)
 
-        row = await tx.fetchrow(statement, *values)
-        if row is None:
-            raise NotFound(FOREIGN)
+        row = NotFound.unless(await tx.fetchrow(statement, *values), FOREIGN)
         return await task_claims.claim_manual(tx, row, by)
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:

@@ -71,9 +71,8 @@ class Tokens(Noun):
     async def page(self, *, limit: int, cursor: str | None, principal_id: str | None = None) -> Page[Token]:
         """Return tokens (only a principal's), expired ones too, in the order they were made."""
         where = rows.Where()
-        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
-        if principal_id is not None:
-            where.add("principal_id = {0}", principal_id)
+        where.after("number > {0}", cursor, int)
+        where.add("principal_id = {0}", principal_id)
         statement = f"SELECT * FROM tokens WHERE {where} ORDER BY number LIMIT $1"
         return await self._page(to_token, ("number",), statement, limit, *where.values)
 

@@ -88,8 +88,7 @@ class UsageBook(Noun):
         """Return what a principal used, or all together, deleted conversations too, newest day first."""
         where = rows.Where()
         where.add("principal_id = {0}", ALL if principal_id is None else principal_id)
-        if cursor:
-            where.add("day < {0}", *rows.decode_cursor(cursor, str) or ())
+        where.after("day < {0}", cursor, str)
         statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day WHERE {where}
             GROUP BY day ORDER BY day DESC LIMIT $1"""
         return await self._page(day_usage, ("day",), statement, limit, *where.values)
@@ -103,12 +102,9 @@ class UsageBook(Noun):
     ) -> Page[DayUsage]:
         """Return what each conversation (only one, only a principal's) used each day, newest day first."""
         where = rows.Where()
-        if conversation_id is not None:
-            where.add("conversation_id = {0}", conversation_id)
-        if principal_id is not None:
-            where.add(OF_PRINCIPAL, principal_id)
-        if cursor:
-            where.add("(day, conversation_id) < ({0}, {1})", *rows.decode_cursor(cursor, str, str) or ())
+        where.add("conversation_id = {0}", conversation_id)
+        where.add(OF_PRINCIPAL, principal_id)
+        where.after("(day, conversation_id) < ({0}, {1})", cursor, str, str)
         statement = f"""SELECT * FROM usage_by_conversation WHERE {where}
             ORDER BY day DESC, conversation_id DESC LIMIT $1"""
         return await self._page(day_usage, ("day", "conversation_id"), statement, limit, *where.values)

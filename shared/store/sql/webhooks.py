@@ -136,18 +136,15 @@ class Webhooks(Noun):
     async def get(self, webhook_id: str, principal_id: str | None) -> Webhook:
         """Return a webhook of the principal (None: anybody's); raises NotFound."""
         statement = "SELECT * FROM webhooks WHERE id = $1 AND principal_id = coalesce($2, principal_id)"
-        found = await self._one(to_webhook, statement, webhook_id, principal_id)
-        if found is None:
-            raise NotFound(f"webhook not found: {webhook_id}")
-        return found
+        webhook = await self._one(to_webhook, statement, webhook_id, principal_id)
+        return NotFound.unless(webhook, f"webhook not found: {webhook_id}")
 
     async def page(self, principal_id: str | None, *, limit: int, cursor: str | None) -> Page[Webhook]:
         """Return webhooks in the order they were made, those of single requests left out."""
         where = rows.Where()
-        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
+        where.after("number > {0}", cursor, int)
         where.add(OF_PRINCIPALS)
-        if principal_id is not None:
-            where.add("principal_id = {0}", principal_id)
+        where.add("principal_id = {0}", principal_id)
         statement = f"SELECT * FROM webhooks WHERE {where} ORDER BY number LIMIT $1"
         return await self._page(to_webhook, ("number",), statement, limit, *where.values)
 
@@ -183,9 +180,8 @@ class Webhooks(Noun):
             await self._fan_out_all()
         where = rows.Where()
         where.add("webhook_id = {0}", webhook_id)
-        where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
-        if status is not None:
-            where.add("status = {0}", status)
+        where.after("number < {0}", cursor, int)
+        where.add("status = {0}", status)
         statement = f"SELECT * FROM webhook_deliveries WHERE {where} ORDER BY number DESC LIMIT $1"
         return await self._page(to_delivery, ("number",), statement, limit, *where.values)
 
@@ -193,11 +189,8 @@ class Webhooks(Noun):
     async def replay(self, tx: Tx, webhook_id: str, delivery_id: str, now: int) -> WebhookDelivery:
         """Try a delivery once more from the start; raises NotFound, Conflict ``body_gone``."""
         of = "webhook_id = $1 AND id = $2"
-        found = f"SELECT data FROM webhook_deliveries WHERE {of}"
-        row = await tx.fetchrow(found, webhook_id, delivery_id)
-        if row is None:
-            raise NotFound(f"delivery not found: {delivery_id}")
-        if row["data"] is None:
+        row = await tx.fetchrow(f"SELECT data FROM webhook_deliveries WHERE {of}", webhook_id, delivery_id)
+        if NotFound.unless(row, f"delivery not found: {delivery_id}")["data"] is None:
             raise Conflict(f"What {delivery_id} said is not kept any more", code="body_gone")
         again = f"""UPDATE webhook_deliveries SET status = 'waiting', began_at = $3, not_before = 0,
             attempts = 0, error = NULL, ended_at = NULL, owner = '', lease_until = 0
