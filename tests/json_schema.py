@@ -1,4 +1,4 @@
-"""JSON Schema's own validator, imported by whoever asks: it takes 1.4 s, every worker would wait for it."""
+"""JSON Schema, imported only when somebody asks: it takes 1.4 s, and every worker would wait for it."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def validator(schema: Any) -> Draft202012Validator:
 
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
+
+
+def check_kubernetes(item: dict[str, Any], version: str) -> None:
+    """Raise ValidationError unless the object is one of that version of the Kubernetes API."""
+    import kubernetes_validate
+
+    kubernetes_validate.validate(item, version, strict=True)

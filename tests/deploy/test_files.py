@@ -11,12 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from shared.settings import load
 from shared.settings.leaves import leaves
+from tests.json_schema import check_kubernetes
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -79,7 +79,7 @@ def test_the_composed_host_is_passed_every_variable_of_the_configuration() -> No
 @pytest.mark.parametrize("item", KUBERNETES, ids=lambda item: f"{item['kind']}/{item['metadata']['name']}")
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
 def test_each_kubernetes_object_follows_the_apis_schema(item: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(item, version, strict=True)
+    check_kubernetes(item, version)
 
 
 @pytest.mark.parametrize("pod", pods(), ids=["host", "tick"])

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from shared.settings import load
 from shared.settings.leaves import leaves
+from tests.json_schema import check_kubernetes
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/picoclaw"
@@ -96,7 +96,7 @@ def test_helms_linter_finds_nothing() -> None:
 )
 def test_what_it_renders_follows_the_apis_schema(values: Item, version: str) -> None:
     for item in rendered(values).values():
-        kubernetes_validate.validate(item, version, strict=True)
+        check_kubernetes(item, version)
 
 
 @needs_helm
