@@ -17,7 +17,7 @@ import anyio
 import httpx2
 
 from host.cli.client import HostClient, Json, find_target, surroundings
-from host.cli.start import UNGUARDED, local_url, passphrase_asker
+from host.cli.start import UNGUARDED, guessable, local_url, passphrase_asker
 from host.cli.terminal import HostFault, judged, tell
 from host.models.access import ModelAccess, Route, deprecated
 from host.models.process import ModelProcess
@@ -38,7 +38,6 @@ from shared.store.sqlite.content import FULL, PROBE_BYTES
 if TYPE_CHECKING:
     from host.sandbox.policy import Isolation, SandboxPolicy, SandboxReport
 
-SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0
 TRIAL: Final = {"max_tokens": 16, "messages": [{"role": "user", "content": "Say yes."}]}
 OFFLINE: Final = (
@@ -163,9 +162,8 @@ def _warnings(settings: Settings) -> Iterator[Finding]:
 def _token(settings: Settings) -> Finding:
     if settings.api_token is None:
         return Finding("API token", "fault", UNGUARDED)
-    if len(settings.api_token.get_secret_value()) < SHORTEST_TOKEN:
-        said = f"the API token is shorter than {SHORTEST_TOKEN} characters; take a longer, random one"
-        return Finding("API token", "fault", said)
+    if fault := guessable(settings):
+        return Finding("API token", "fault", fault)
     return Finding("API token", "ok", "set")
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
-from host.cli.start import HOPELESS, UNGUARDED, stop, take_settings
+from host.cli.start import HOPELESS, UNGUARDED, guessable, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from host.models.access import deprecated
 from host.models.process import ModelProcess
@@ -73,6 +73,8 @@ def run(settings: Settings, bound: socket.socket | None = None) -> int:
     """
     if settings.api_token is None and not settings.allow_no_token_500:
         stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
+    if weak := guessable(settings):
+        stop(weak)
     not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(secret_values(settings)))
     for warning in deprecated(settings):

@@ -1,6 +1,7 @@
 """What commands have in common before they do anything: the settings, or the sentence that ends them."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, MutableMapping
 from getpass import getpass
@@ -18,6 +19,21 @@ UNGUARDED: Final = (
     "and every route but /health answers 500"
 )
 
+SHORTEST_TOKEN: Final = 16
+FEWEST_CHARACTERS: Final = 6
+"""Different ones."""
+# Atomic and possessive: it never goes back, however long a token is.
+_WORD: Final = (
+    r"(?>change[-_ .]?(?:me|this|it)|replace|your|insert|placeholder|example|sample|todo|fixme|dummy|secret|"
+    r"token|password|passphrase|api|key|default|openssl|random|rand|hex|picoclaw|here|goes|to|of|the|me|with|"
+    r"own|this|value|string|output|put|please|now)"
+)
+PLACEHOLDER: Final = re.compile(
+    rf"(?:{_WORD}[-_ .]*+)++\d{{0,4}}|(?:change[-_ .]?me|replace|your|insert)[-_ .].*"
+    r"|<.*>|\[.*\]|\{.*\}|%\w+%",
+    re.IGNORECASE,
+)
+
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
@@ -33,6 +49,24 @@ def take_settings(environ: MutableMapping[str, str], *, making: bool = False) ->
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
+
+
+def guessable(settings: Settings) -> str | None:
+    """Return which API token whoever reads the documentation could guess, as a sentence without it."""
+    for name in ("api_token", "api_token_previous"):
+        secret = getattr(settings, name)
+        fault = None if secret is None else _fault(secret.get_secret_value())
+        if fault is not None:
+            return f"{name.upper()} {fault}; make one with `openssl rand -hex 32` or `picoclaw init`"
+    return None
+
+
+def _fault(token: str) -> str | None:
+    if len(token) < SHORTEST_TOKEN:
+        return f"is shorter than {SHORTEST_TOKEN} characters"
+    if PLACEHOLDER.fullmatch(token):
+        return "is a placeholder"
+    return "repeats a few characters" if len(set(token)) < FEWEST_CHARACTERS else None
 
 
 def write_new(path: Path, text: str) -> bool:

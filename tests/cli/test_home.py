@@ -205,7 +205,7 @@ class TestDoctor:
         ("spoil", "check", "mends"),
         [
             (lambda home: (home / ".security.yml").chmod(0o640), "secrets", "chmod 600"),
-            (lambda home: (home / ".security.yml").write_text("api_token: canary"), "API token", "longer"),
+            (lambda home: (home / ".security.yml").write_text("api_token: canary"), "API token", "openssl"),
             (lambda home: (home / ".security.yml").write_text(""), "API token", "picoclaw init"),
             (lambda home: (home / "config.json").write_text("{"), "settings", "line 1"),
         ],

@@ -11,7 +11,7 @@ import pytest
 
 from host.cli.client import find_target
 from host.cli.dev import banner, prepare, write_address
-from host.cli.start import take_settings
+from host.cli.start import guessable, take_settings
 from shared.settings import load
 from tests.cli.running import TOKEN, environment, process
 
@@ -42,6 +42,43 @@ def sentence(ended: subprocess.CompletedProcess[str]) -> str:
     assert ended.stderr.startswith("picoclaw: ")
     assert ended.stderr.count("\n") == 1
     return ended.stderr
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "fifteen-letters",
+        "change-me-to-the-output-of-openssl-rand-hex-32",
+        "changeme-changeme",
+        "CHANGE_ME_PLEASE_NOW",
+        "your-api-token-here",
+        "<the token of my api>",
+        "secret-token-1234",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "1234123412341234",
+    ],
+)
+def test_a_token_that_can_be_guessed_is_told(tmp_path: Path, token: str) -> None:
+    for name in ("API_TOKEN", "API_TOKEN_PREVIOUS"):
+        said = guessable(load(environment(tmp_path, **{name: token})))
+        assert said is not None
+        assert said.startswith(f"{name} ")
+        assert token == "x" or token not in said
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+@pytest.mark.parametrize("name", ["API_TOKEN", "API_TOKEN_PREVIOUS"])
+def test_a_token_that_can_be_guessed_does_not_start_a_host(tmp_path: Path, command: str, name: str) -> None:
+    said = sentence(process(tmp_path, command, PORT="0", **{"API_TOKEN": TOKEN, name: "changeme-changeme"}))
+    assert said.startswith(f"picoclaw: {name} is a placeholder; make one with `openssl rand -hex 32`")
+
+
+@pytest.mark.parametrize(
+    "token", ["exampleQ7vR2mK9sX4p", "tokenZr81kQpLw02Vb", "0123456789abcdef", "correct horse battery staple"]
+)
+def test_a_token_that_only_looks_a_little_like_one_is_taken(tmp_path: Path, token: str) -> None:
+    assert guessable(load(environment(tmp_path, API_TOKEN=token))) is None
 
 
 @pytest.mark.parametrize("command", ["dev", "serve"])

@@ -213,3 +213,10 @@ def calls(names: list[str]) -> set[str]:
         else:
             found.add(name)
     return found
+
+
+def test_no_file_holds_a_secret_and_each_is_taken_from_elsewhere() -> None:
+    assert "Secret" not in {item["kind"] for item in KUBERNETES}
+    host = pods()[0]["containers"][0]
+    assert {"secretRef": {"name": "picoclaw"}} in host["envFrom"]
+    assert COMPOSE["services"]["host"]["environment"]["API_TOKEN"].startswith("${API_TOKEN:")
