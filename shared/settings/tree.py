@@ -57,7 +57,7 @@ class Settings(Section):
     )
 
     api_token: SecretStr | None = setting(
-        "Bearer token of the HTTP API; without it the host does not start", None
+        "Bearer token of the HTTP API, 16 characters or more; without it the host does not start", None
     )
     allow_no_token_500: bool = setting("Start without API_TOKEN: every route but /health answers 500", False)
     api_token_previous: SecretStr | None = setting(
