@@ -136,7 +136,7 @@ async def test_a_state_from_another_run_of_the_system_is_not_trusted(
     found = state.read()
     assert found is not None
     stat = places.database.stat()
-    state.write(replace(found, boot="another boot", base=(stat.st_size, stat.st_mtime_ns)))
+    state.write(found._replace(boot="another boot", base=(stat.st_size, stat.st_mtime_ns)))
     state.close()
     async with places.host() as again:
         assert await names(again) == {"a"}

@@ -4,15 +4,13 @@ Order of the locks, everywhere: the thread's, the sidecar's, the gate. Nothing w
 it holds the gate, except the last small part before the log starts anew.
 """
 
-import asyncio
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final
 
 from shared.errors import NotDurable, StoreDamaged, StoreError
@@ -89,9 +87,9 @@ class Carrier:
                 _reset(connection)
                 mark = _first_frame(connection, self.log)
                 moved = mark.salts != state.mark.salts
-                state = replace(state, base=self._base())
+                state = state._replace(base=self._base())
                 if moved:
-                    state = replace(state, segment=following, mark=mark, previous=shipped)
+                    state = state._replace(segment=following, mark=mark, previous=shipped)
                 self.sidecar.write(state)
             self._carry(state)
             return moved
@@ -104,7 +102,7 @@ class Carrier:
         with closing(connect(self.database, busy_ms=BUSY_MS)) as reader:
             with self._gate:
                 # Until the snapshot is there, the local database is the newest copy, and says so.
-                state = replace(state, phase=Phase.AHEAD, base=None)
+                state = state._replace(phase=Phase.AHEAD, base=None)
                 self.sidecar.write(state)
                 if not _reset(connection):
                     raise NotDurable("A reader keeps the log from starting anew", retry_after=RETRY_AFTER_S)
@@ -119,7 +117,7 @@ class Carrier:
             layout.create_segment(store_dir, name, None)
         finally:
             chain.discard(copy)
-        state = replace(state, segment=name, mark=mark, previous=None, phase=Phase.SHIPPING, base=base)
+        state = state._replace(segment=name, mark=mark, previous=None, phase=Phase.SHIPPING, base=base)
         self.sidecar.write(state)
         chain.clean(store_dir, state.token)
         return self._carry(state)
@@ -155,8 +153,8 @@ class Carrier:
         connection = self._connect()
         with self._gate:
             mark, base = _first_frame(connection, self.log), self._base()
-            state = replace(
-                state, segment=name, mark=mark, previous=previous, phase=Phase.SHIPPING, base=base
+            state = state._replace(
+                segment=name, mark=mark, previous=previous, phase=Phase.SHIPPING, base=base
             )
             self.sidecar.write(state)
         return state
@@ -195,7 +193,7 @@ class Carrier:
             self._disconnect()
             # SQLite writes the log back and removes it when the last connection of all processes closes.
             if not _size(self.log):
-                self.sidecar.write(replace(state, phase=phase, base=self._base()))
+                self.sidecar.write(state._replace(phase=phase, base=self._base()))
 
     def _carry(self, state: State) -> State:
         """Ship what is committed now; writers go on between two parts, and what they add is not chased."""
@@ -216,10 +214,10 @@ class Carrier:
         return state
 
     def _append(self, state: State, tail: Tail) -> State:
-        layout.append_to_segment(Path(state.store_dir), tail.data, state.durable, state.previous)
+        layout.append_to_segment(state.store_dir, tail.data, state.durable, state.previous)
         # After the disk has it: a host that takes over later finds it, one that took over before is seen.
         self._check_token(state)
-        state = replace(state, mark=tail.mark)
+        state = state._replace(mark=tail.mark)
         self.sidecar.write(state)
         return state
 
@@ -230,8 +228,10 @@ class Carrier:
     def _check_token(self, state: State) -> None:
         # Looked for in the bytes: in the middle of a heartbeat the record as a whole is torn.
         found = b""
-        with suppress(FileNotFoundError), Path(state.store_dir, layout.LOCK).open("rb", 0) as lock:
-            found = lock.read(layout.LOCK_BYTES)
+        with suppress(FileNotFoundError):
+            fd = os.open(f"{state.store_dir}/{layout.LOCK}", os.O_RDONLY | os.O_CLOEXEC)
+            found = os.read(fd, layout.LOCK_BYTES)
+            os.close(fd)
         if state.token.encode() not in found:
             who = holder(Path(state.store_dir)) or "its lock file is gone"
             raise NotDurable(f"Another host has taken STORE_DIR: {who}", retry_after=RETRY_AFTER_S)
@@ -249,46 +249,6 @@ class Carrier:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-class ShippingThread:
-    """Ships for callers on an event loop. Each turn waits for it, and anyio's threads take twice the time."""
-
-    def __init__(self, ship: Callable[[], None]) -> None:
-        self.busy = False
-        self._ship = ship
-        self._asked: SimpleQueue[asyncio.Future[Exception | None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="volume-shipping", daemon=True)
-
-    async def ship(self) -> None:
-        """Return once that is done; it goes on (``busy``) without whoever is cancelled meanwhile."""
-        if self._thread.ident is None:
-            self._thread.start()
-        self.busy = True
-        done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-        self._asked.put(done)
-        if (fault := await done) is not None:
-            raise fault
-
-    def end(self) -> None:
-        """Let the thread end once it has shipped."""
-        self._asked.put(None)
-
-    def _run(self) -> None:
-        while (done := self._asked.get()) is not None:
-            fault = None
-            try:
-                self._ship()
-            except Exception as error:  # noqa: BLE001 - raised to whoever asked
-                fault = error
-            self.busy = False
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                done.get_loop().call_soon_threadsafe(_settle, done, fault)
-
-
-def _settle(done: asyncio.Future[Exception | None], fault: Exception | None) -> None:
-    if not done.cancelled():
-        done.set_result(fault)
 
 
 def _replaced() -> NotDurable:

@@ -200,12 +200,12 @@ def create_segment(store_dir: Path, name: FileId, previous: Link | None) -> None
     write_durably(segment_path(store_dir, name), _head(previous, Link(name, 0, 0)))
 
 
-def append_to_segment(store_dir: Path, data: bytes, durable: Link, previous: Link | None) -> None:
+def append_to_segment(store_dir: str, data: bytes, durable: Link, previous: Link | None) -> None:
     """Write log bytes behind those that are ``durable``, and wait for the disk.
 
     The file must exist; raises StoreDamaged if somebody has cut it.
     """
-    path = segment_path(store_dir, durable.id)
+    path = f"{store_dir}/wal-{durable.id}"
     # Opened by name each time: a descriptor would keep writing to a volume that was taken away.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

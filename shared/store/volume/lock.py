@@ -17,10 +17,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from shared.errors import StoreLocked
@@ -56,8 +55,7 @@ class Phase(StrEnum):
     """The local database is complete and the volume isn't: it has to be shipped as a whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """Which local database is shipped where, and how far.
 
     ``boot`` names the run of the operating system, ``inode`` the database file. ``base`` is that file's
@@ -122,9 +120,7 @@ class Sidecar:
 
     def write(self, state: State) -> None:
         """Replace the state."""
-        # Not asdict, which copies deeply: this is written with every turn.
-        fields = {name: getattr(state, name) for name in State.__slots__}
-        fields |= {"segment": list(state.segment), "previous": numbers(state.previous)}
+        fields = state._asdict() | {"segment": [*state.segment], "previous": numbers(state.previous)}
         record = layout.seal(fields, SIZE)
         write_all(self._fd, record, 0)
         self._known = record, state

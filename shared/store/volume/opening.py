@@ -5,7 +5,6 @@ import os
 import re
 import sqlite3
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 from uuid import uuid4
@@ -50,7 +49,7 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
         verdict = judge(found, store_dir, listing, database)
         there = identity(store_dir)
         if verdict == "continue" and found is not None:
-            carrier.resume(replace(found, token=token, era=era))
+            carrier.resume(found._replace(token=token, era=era))
             return StoreOrigin(found.lineage, new=False)
         if verdict == "restore" and state is not None and found is None:
             log.warning("The runtime database %s doesn't continue what the volume has", database.name)
@@ -169,7 +168,7 @@ def _restore(carrier: Carrier, state: State) -> None:
         built.replace(database)
     finally:
         chain.discard(built)
-    carrier.begin_after(replace(state, inode=database.stat().st_ino), end)
+    carrier.begin_after(state._replace(inode=database.stat().st_ino), end)
 
 
 def _take_local(carrier: Carrier, state: State) -> None:
@@ -177,7 +176,7 @@ def _take_local(carrier: Carrier, state: State) -> None:
     if not database.exists():
         chain.discard_log(database)
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    carrier.renew(replace(state, inode=database.stat().st_ino))
+    carrier.renew(state._replace(inode=database.stat().st_ino))
 
 
 COPY_NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")

@@ -12,8 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import anyio
@@ -23,7 +24,7 @@ from shared.errors import NotDurable, PicoError, StoreDamaged, StoreError
 from shared.store.sqlite.content import is_damage
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot
-from shared.store.volume.carrier import RETRY_AFTER_S, Carrier, ShippingThread
+from shared.store.volume.carrier import RETRY_AFTER_S, Carrier
 from shared.store.volume.layout import FileId
 from shared.store.volume.lock import State, VolumeLock, hold_database
 from shared.store.volume.opening import must_be, prepare
@@ -114,6 +115,9 @@ ROUND_S: Final = 2.0
 """Seconds between two rounds of upkeep; a round without work reads one small file."""
 
 
+Waiting = list["asyncio.Future[None]"]
+
+
 class Volume:
     """Ships one process's commits; with a lock it is the host's and does the upkeep too."""
 
@@ -130,11 +134,13 @@ class Volume:
         self._held = held
         self._failure: NotDurable | None = None
         self._shipped = -1
-        self._thread = ShippingThread(self.ship_now)
-        self._turn = asyncio.Lock()
-        self._asked = 0
-        self._served = 0
-        self._failed: tuple[int, NotDurable] | None = None
+        # One that is used for nothing else: anyio's threads take twice the time, and each turn waits for it.
+        self._thread = threading.Thread(target=self._ship_rounds, name="volume-shipping", daemon=True)
+        self._rounds: SimpleQueue[tuple[Waiting, asyncio.TimerHandle, asyncio.AbstractEventLoop] | None]
+        self._rounds = SimpleQueue()
+        self._waiting: Waiting = []
+        self._is_shipping = False
+        self._is_overdue = False
         self._upkeep = None if lock is None else Upkeep(self, carrier)
 
     @property
@@ -170,26 +176,47 @@ class Volume:
         Callers that come while one shipping is under way share the next one. None waits longer than
         ``ANSWERS_S`` for a volume that hangs; while the thread is still there, the next are refused.
         """
-        self._asked += 1
-        ticket = self._asked
-        async with self._turn:
-            if self._failed is not None and self._failed[0] >= ticket:
-                raise self._failed[1]
-            if self._served >= ticket:
-                return
-            covered = self._asked
+        if self._is_shipping and self._is_overdue:
+            raise _silent()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        if not self._is_shipping:
+            self._begin_round()
+        await done
+
+    def _begin_round(self) -> None:
+        loop = asyncio.get_running_loop()
+        served, self._waiting = self._waiting, []
+        self._is_shipping, self._is_overdue = True, False
+        if self._thread.ident is None:
+            self._thread.start()
+        self._rounds.put((served, loop.call_later(ANSWERS_S, self._give_up, served), loop))
+
+    def _ship_rounds(self) -> None:
+        while (asked := self._rounds.get()) is not None:
+            served, overdue, loop = asked
+            fault = None
             try:
-                if not self._thread.busy:
-                    with anyio.move_on_after(ANSWERS_S, shield=True):
-                        await self._thread.ship()
-                        self._served = covered
-                        return
-                silent = NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
-                self._note(silent)
-                raise silent
-            except NotDurable as error:
-                self._failed = (covered, error)
-                raise
+                self.ship_now()
+            except Exception as error:  # noqa: BLE001 - raised to whoever asked
+                fault = error
+            self._is_shipping = False
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(self._end_round, served, overdue, fault)
+
+    def _end_round(self, served: Waiting, overdue: asyncio.TimerHandle, fault: Exception | None) -> None:
+        overdue.cancel()
+        _settle(served, fault)
+        if self._waiting and not self._is_shipping:
+            self._begin_round()
+
+    def _give_up(self, served: Waiting) -> None:
+        """Let go of those who wait; the thread goes on."""
+        self._is_overdue = True
+        silent = _silent()
+        self._note(silent)
+        waiting, self._waiting = self._waiting, []
+        _settle([*served, *waiting], silent)
 
     def ship_now(self) -> None:
         """Like ``ship``, blocking."""
@@ -217,7 +244,7 @@ class Volume:
 
     def close_now(self, let_go: Callable[[], None]) -> None:
         """Like ``close``, blocking."""
-        self._thread.end()
+        self._rounds.put(None)
         if self._upkeep is not None:
             self._upkeep.stop()
         try:
@@ -233,6 +260,20 @@ class Volume:
         """Begin checkpoints, compaction and recovery from failures."""
         if self._upkeep is not None:
             self._upkeep.start()
+
+
+def _silent() -> NotDurable:
+    return NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
+
+
+def _settle(waiting: Waiting, fault: Exception | None) -> None:
+    for done in waiting:
+        if done.done():  # who waited was cancelled
+            continue
+        if fault is None:
+            done.set_result(None)
+        else:
+            done.set_exception(fault)
 
 
 class Upkeep:

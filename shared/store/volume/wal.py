@@ -7,7 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -71,20 +71,25 @@ def log_path(database: Path) -> Path:
 
 def begin(log: Path) -> Mark:
     """Return the mark at the very start of the log's present epoch; raises NotContinuous without a log."""
-    with _opened(log) as file:
-        return _epoch(file.fileno())
+    fd = _opened(log)
+    try:
+        return Mark(*_epoch(fd))
+    finally:
+        os.close(fd)
 
 
 def read_tail(log: Path, mark: Mark) -> Tail | None:
     """Return the next part of what was committed after ``mark``, or None; raises NotContinuous."""
-    with _opened(log) as file:
-        fd = file.fileno()
-        epoch = _epoch(fd)
-        if epoch.inode != mark.inode:
+    fd = _opened(log)
+    try:
+        inode, salts, page_size = _epoch(fd)
+        if inode != mark.inode:
             raise LogReplaced
-        if (epoch.salts, epoch.page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
+        if (salts, page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
             raise NotContinuous
         return _next_part(fd, mark)
+    finally:
+        os.close(fd)
 
 
 def frames(log: BinaryIO, page_size: int | None = None) -> Iterator[Frame]:
@@ -122,28 +127,31 @@ def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, in
     return one, two
 
 
-def _opened(log: Path) -> BinaryIO:
+def _opened(log: Path) -> int:
     try:
-        return log.open("rb", buffering=0)
+        return os.open(log, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise LogReplaced from error
 
 
-def _epoch(fd: int) -> Mark:
+def _epoch(fd: int) -> tuple[int, int, int]:
+    """Return the log's inode, salts and page size."""
     head = os.pread(fd, HEADER.size, 0)
     if len(head) < HEADER.size:
         raise NotContinuous
     _, _, page_size, _, salt1, salt2, _, _ = HEADER.unpack(head)
-    return Mark(inode=os.fstat(fd).st_ino, salts=salt1 << 32 | salt2, page_size=page_size)
+    return os.fstat(fd).st_ino, salt1 << 32 | salt2, page_size
 
 
 def _digest(fd: int, mark: Mark) -> int:
-    digest = 0
     # Read at once, as it was when it was shipped: a read for each header takes three times as long.
-    batch = _read(fd, max(mark.batch, HEADER.size), mark.shipped)
-    for offset in range(0, len(batch), FRAME.size + mark.page_size):
-        digest = zlib.crc32(batch[offset : offset + FRAME.size], digest)
-    return digest
+    return _digest_of(_read(fd, max(mark.batch, HEADER.size), mark.shipped), mark.page_size)
+
+
+def _digest_of(frames: bytes, page_size: int) -> int:
+    """Return the CRC-32 of the frames' headers."""
+    starts = range(0, len(frames), FRAME.size + page_size)
+    return zlib.crc32(b"".join([frames[start : start + FRAME.size] for start in starts]))
 
 
 def _next_part(fd: int, mark: Mark) -> Tail | None:
@@ -167,21 +175,20 @@ def _read(fd: int, start: int, end: int) -> bytes:
 
 
 def _committed(data: bytes, mark: Mark) -> Tail | None:
-    end = begin = digest = running = checksum = 0
+    begin = end = checksum = 0
     first, size = 0 if mark.shipped else HEADER.size, FRAME.size + mark.page_size
-    for offset in range(first, len(data) - size + 1, size):
-        header = data[offset : offset + FRAME.size]
-        _, commits, salt1, salt2, *sums = FRAME.unpack(header)
+    whole = max(len(data) - first, 0) // size * size
+    headers = struct.iter_unpack(f"{FRAME.format}{mark.page_size}x", memoryview(data)[first : first + whole])
+    for offset, (_, commits, salt1, salt2, *sums) in zip(
+        range(first, first + whole, size), headers, strict=True
+    ):
         if salt1 << 32 | salt2 != mark.salts:
             break
-        running = zlib.crc32(header, running)
         if commits:
             # The running checksum in a frame's header vouches for the whole log up to there.
             begin, end, checksum = end, offset + size, sums[0] << 32 | sums[1]
-            digest, running = running, 0
     if not end:
         return None
-    shipped = mark.shipped + end
-    batch = mark.shipped + begin
-    now = replace(mark, shipped=shipped, batch=batch, digest=digest, checksum=checksum)
-    return Tail(data[:end], now)
+    digest = _digest_of(data[begin or first : end], mark.page_size)
+    places = mark.shipped + end, mark.shipped + begin, digest, checksum
+    return Tail(data[:end], Mark(mark.inode, mark.salts, mark.page_size, *places))
