@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from host.agent.endings import Ending, ModelFailed, Refused, TooLong
-from host.agent.media import SHOWN, Media, Read, nothing_kept
+from host.agent.media import Media, Read, nothing_kept
 from host.agent.window import Window
 from host.ports import Delta, Message, Model, ModelError, Reply, ToolResult
 from shared.usage_values import Usage
@@ -146,11 +146,7 @@ class Asking:
         request = {**bare, "max_tokens": sizes.output, "messages": with_breakpoints(messages)}
         request = await self.recorder.reserve(request, model.ids, sizes.estimate)
         self.granted = request["max_tokens"]
-        if any(
-            block["type"] in SHOWN or len(block.get("content") or ()) > 1
-            for one in messages
-            for block in one["content"]
-        ):
+        if self.window.media:
             documents = all(is_anthropics(target.address) for target in model.targets)
             self.media = self.media or Media(self.options.kept)
             request["messages"] = await self.media.sent(request["messages"], documents=documents)
@@ -229,7 +225,8 @@ class Asking:
         request: dict[str, Any] = {"max_tokens": options.max_tokens, "system": list(options.system)}
         # A forced call and thinking exclude each other:
         # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
-        forced = [tool for tool in self.tools if tool["name"] in options.must_call]
+        named = options.must_call
+        forced = [tool for tool in self.tools if tool["name"] in named] if named else []
         if self.tools:
             request["tools"] = forced or self.tools
         if forced or (self.tools and options.one_call):

@@ -79,7 +79,7 @@ class Compactor(Window):
         loaded: Loaded,
         recorder: CompactionRecorder,
     ) -> None:
-        super().__init__(windows, len(loaded.messages), loaded.tokens)
+        super().__init__(windows, len(loaded.messages), loaded.tokens, loaded.media)
         self._store = store
         self._archive = None if lease.temporary else archive
         self._conversation_id = lease.conversation_id

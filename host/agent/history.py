@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.media import SHOWN, stand_in
+from host.agent.media import SHOWN, media_in, stand_in
 from host.agent.window import estimated
 from host.models.mending import left_out
 from host.ports import Message
@@ -87,6 +87,8 @@ class HistoryBuilder:
         self._open_server_calls: dict[str, str] = {}
         self.tokens = 0
         """An estimate of the messages, on the high side."""
+        self.media = False
+        """Whether pictures or documents are among what was added."""
         if self._compaction.through_seq:
             self._append("user", [{"type": "text", "text": earlier(self._compaction.text)}])
 
@@ -97,6 +99,7 @@ class HistoryBuilder:
         if not blocks or (entry.seq <= now.through_seq and entry.seq != now.message_seq):
             # No blocks: an answer that only people see, what was shown of a run that did not finish.
             return
+        self.media = self.media or any(media_in(blocks))
         if entry.role == "user":
             if self._open_server_calls:
                 self._append("assistant", lost_server_results(self._open_server_calls))
@@ -145,13 +148,17 @@ def to_messages(entries: Iterable[HistoryEntry], compaction: Compaction | None =
 
 @dataclass(slots=True)
 class Loaded:
-    """A conversation at the beginning of a turn. ``tokens``: an estimate of the messages."""
+    """A conversation at the beginning of a turn. ``tokens``: an estimate of the messages.
+
+    ``media``: whether there are pictures or documents among them.
+    """
 
     messages: list[Message]
     tokens: int
     compaction: Compaction | None
     fresh: bool
     """It was read from its beginning."""
+    media: bool = False
 
 
 @dataclass(slots=True)
@@ -197,6 +204,7 @@ class Histories:
             tokens=kept.builder.tokens,
             compaction=kept.compaction,
             fresh=fresh,
+            media=kept.builder.media,
         )
 
     def forget(self, conversation_id: str) -> None:

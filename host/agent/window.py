@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from host.agent.media import media_in
 from host.ports import Message, Model, ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.jsons import dump_bytes
@@ -206,6 +207,8 @@ class Window:
     windows: Windows
     _counted: int = 0
     _tokens: int = 0
+    media: bool = False
+    """Whether pictures or documents were seen in the messages."""
     prefix: int | None = None
     """What stands before the messages, None if that has to be measured."""
     _guess: int | None = None
@@ -245,7 +248,9 @@ class Window:
         """Return the sizes of a request."""
         if self.prefix is None:
             self.prefix = estimated_prefix(request)
-        self._tokens += sum(map(estimated, messages[self._counted :]))
+        new = messages[self._counted :]
+        self._tokens += sum(map(estimated, new))
+        self.media = self.media or any(any(media_in(message["content"])) for message in new)
         self._counted = len(messages)
         known = self.windows.of(model.targets)
         if self._guess is not None:
