@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.media import SHOWN, media_in, stand_in
-from host.agent.window import estimated
+from host.agent.media import SHOWN, stand_in
+from host.agent.window import estimated, shown
 from host.models.mending import left_out
 from host.ports import Message
 from shared import untrusted
@@ -99,7 +99,7 @@ class HistoryBuilder:
         if not blocks or (entry.seq <= now.through_seq and entry.seq != now.message_seq):
             # No blocks: an answer that only people see, what was shown of a run that did not finish.
             return
-        self.media = self.media or any(media_in(blocks))
+        self.media = self.media or any(shown(blocks))
         if entry.role == "user":
             if self._open_server_calls:
                 self._append("assistant", lost_server_results(self._open_server_calls))
@@ -116,7 +116,7 @@ class HistoryBuilder:
 
     def _with_results(self, blocks: list[Block]) -> list[Block]:
         """Return what answers the open calls, once all results are there or something else follows."""
-        others = _others(blocks)
+        others = [block for block in blocks if block["type"] != "tool_result"]
         if not self._open_calls:
             return others
         given = [*self._given, *(block for block in blocks if block["type"] == "tool_result")]
@@ -310,10 +310,6 @@ def _cut_text(text: str, chars: int) -> str:
 def _answers(blocks: Sequence[Block], open_calls: Sequence[str]) -> list[Block]:
     given = {block["tool_use_id"]: block for block in blocks if block["type"] == "tool_result"}
     return [given.get(call) or _lost(call) for call in open_calls]
-
-
-def _others(blocks: Sequence[Block]) -> list[Block]:
-    return [block for block in blocks if block["type"] != "tool_result"]
 
 
 def _lost(call: str) -> Block:

@@ -6,13 +6,14 @@ a conversation is sent the same way again.
 """
 
 import base64
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
 import anyio.to_thread
 
+from host.agent.window import shown
 from host.ports import Message
 from shared.untrusted import defused, escaped
 from shared.values import Block
@@ -48,15 +49,6 @@ class _Weight:
         return self.encoded > part * (20 << 20) or max(self.pictures, self.pages) > part * 100
 
 
-def media_in(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Yield the pictures and documents among blocks, those of tools' results too."""
-    for block in blocks:
-        if block["type"] in SHOWN:
-            yield block
-        elif block["type"] == "tool_result" and isinstance(block.get("content"), list):
-            yield from media_in(block["content"])
-
-
 def beyond(messages: Sequence[Message]) -> set[int]:
     """Return the ids (``id``) of the blocks that are too many, as they would have been found turn by turn.
 
@@ -65,7 +57,7 @@ def beyond(messages: Sequence[Message]) -> set[int]:
     weight, kept, gone = _Weight(), list[Block](), set[int]()
     for message in messages:
         before = len(kept)
-        for block in media_in(message["content"]):
+        for block in shown(message):
             weight.add(block)
             kept.append(block)
         if not weight.is_over():

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from host.agent.media import media_in
 from host.ports import Message, Model, ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.jsons import dump_bytes
 from shared.settings.sections import History
+from shared.values import Block
 
 BYTES_PER_TOKEN: Final = 3
 """English has about four bytes a token, code and JSON about three."""
@@ -47,7 +47,7 @@ def estimated(value: Any) -> int:
     size = dump_bytes(value)
     tokens = -(-len(size) // BYTES_PER_TOKEN)
     if b'"image"' in size or b'"document"' in size:
-        tokens += sum(_weight(one) - len(dump_bytes(one)) // BYTES_PER_TOKEN for one in _shown(value))
+        tokens += sum(_weight(one) - len(dump_bytes(one)) // BYTES_PER_TOKEN for one in shown(value))
     return tokens
 
 
@@ -56,14 +56,15 @@ def _weight(block: Mapping[str, Any]) -> int:
     return IMAGE_TOKENS if block["type"] == "image" else PAGE_TOKENS * int(pages)
 
 
-def _shown(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping) and value.get("type") in ("image", "document"):
+def shown(value: Any) -> Iterator[Block]:
+    """Yield the pictures and documents in messages, a message, blocks, those of tools' results too."""
+    if isinstance(value, dict) and value.get("type") in ("image", "document"):
         yield value
     elif isinstance(value, Mapping):
-        yield from _shown(value.get("content"))
+        yield from shown(value.get("content"))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _shown(item)
+            yield from shown(item)
 
 
 FROM_TOKENS: Final = 1000
@@ -250,7 +251,7 @@ class Window:
             self.prefix = estimated_prefix(request)
         new = messages[self._counted :]
         self._tokens += sum(map(estimated, new))
-        self.media = self.media or any(any(media_in(message["content"])) for message in new)
+        self.media = self.media or any(shown(new))
         self._counted = len(messages)
         known = self.windows.of(model.targets)
         if self._guess is not None:

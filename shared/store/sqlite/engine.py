@@ -126,12 +126,11 @@ class Gate:
         """Hold it: no write transaction is open anywhere else; raises TimeoutError."""
         take(self._fd, BUSY_MS)
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
+    def release(self, *_: object) -> None:
         """Give it back."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    __exit__ = release
 
     def close(self) -> None:
         """Close the lock file."""
