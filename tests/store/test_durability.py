@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -10,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
 from shared.store.volume import lock
+from shared.store.volume.volume import Volume
 from tests.store.places import Places, add, integrity, names
 
 
@@ -47,6 +50,24 @@ async def test_durable_covers_what_another_process_committed(places: Places) -> 
         await store.durable()
         assert _state_of(places.volume) != before
         await beside.close()
+
+
+async def test_who_leaves_while_it_is_shipped_takes_nothing_from_the_others(places: Places) -> None:
+    async with places.host() as store:
+        await store.conversations.create("a", now=1)
+        before = _state_of(places.volume)
+        volume = store._db._shipper
+        assert isinstance(volume, Volume)
+        with volume._carrier._mutex:
+            first, second, third = (asyncio.create_task(store.durable()) for _ in range(3))
+            await anyio.wait_all_tasks_blocked()
+            first.cancel()
+            third.cancel()
+            await anyio.wait_all_tasks_blocked()
+        await second
+        assert first.cancelled()
+        assert third.cancelled()
+        assert _state_of(places.volume) != before
 
 
 @pytest.mark.parametrize("local_disk", ["kept", "lost"])
