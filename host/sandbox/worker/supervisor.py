@@ -255,6 +255,10 @@ class Supervisor:
             self._pages[principal] = os.memfd_create("count")
         return self._pages[principal]
 
+    def _on_place(self, frame: Frame) -> None:
+        _, place = self._place(frame)
+        self._answer(frame["id"], {"ok": {"temporary": place.temporary}})
+
     def _on_remove(self, frame: Frame) -> None:
         """Remove directories of principals, and end what works there."""
         for conversation in self._places.within(frame["paths"]):
