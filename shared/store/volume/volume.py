@@ -182,7 +182,9 @@ class Volume:
         self._waiting.append(done)
         if not self._is_shipping:
             self._begin_round()
-        await done
+        # What is written is acknowledged, also where it ends the token of who asked for it.
+        with anyio.CancelScope(shield=True):
+            await done
 
     def _begin_round(self) -> None:
         loop = asyncio.get_running_loop()
