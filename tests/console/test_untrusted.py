@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
 from shared.store.sql.lifetimes import Retention
-from tests.console.conftest import MakeHost, MakePage, in_both
+from tests.console.conftest import WAIT_MS, MakeHost, MakePage, in_both
 from tests.console.vectors import VECTORS
 from tests.running import HostProcess, ModelProcess, directive
 
@@ -228,6 +228,7 @@ def test_a_message_of_tens_of_thousands_of_marks_is_shown_by_pages(
         made = client.post("/chat", json={"message": "much"}).json()
         assert made["result"].strip() == text.strip()
     page = make_page(f"#/c/{made['conversation_id']}")
+    page.set_default_timeout(6 * WAIT_MS)  # without a graphics card each page of it is laid out for seconds
     expect(page.locator(".turn")).to_have_count(2)
     nodes = "document.querySelectorAll('.turn strong').length"
     first = page.evaluate(nodes)

@@ -27,6 +27,12 @@ def below(sandbox: Sandbox) -> list[psutil.Process]:
     return psutil.Process(sandbox.supervisor.process.pid).children(recursive=True)
 
 
+def _is_zombie(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ends meanwhile
+        return process.status() == psutil.STATUS_ZOMBIE
+    return False
+
+
 async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
     tools = [toolset(sandbox, f"conv-{number}") for number in range(4)]
 
@@ -39,7 +45,7 @@ async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
             for each in tools:
                 group.start_soon(caller, each)
         # A reaper for each conversation and some that wait ahead, with a launcher each: half as many as ran
-        while len(below(sandbox)) > 16 or any(p.status() == "zombie" for p in below(sandbox)):
+        while len(below(sandbox)) > 16 or any(_is_zombie(each) for each in below(sandbox)):
             await anyio.sleep(0.02)
 
 
