@@ -125,7 +125,7 @@ def test_a_body_that_is_declared_as_something_else_is_refused(client: httpx2.Cli
     [
         ("POST", "/chat", "application/json"),
         ("POST", "/mcp", "application/json"),
-        ("PUT", "/chat/main/files/a.txt", "application/octet-stream"),
+        ("PUT", "/chat/main/files/compressed.txt", "application/octet-stream"),
         ("POST", "/chat/main/files", "multipart/form-data; boundary=b"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_body_that_was_compressed_is_refused_and_not_kept_as_it_is(
     answer = client.request(method, path, content=gzip.compress(b'{"message": "hi"}'), headers=headers)
     assert answer.status_code == 415
     assert "Content-Encoding: send the body without compression" in answer.text
-    assert client.get("/chat/main/files/a.txt").status_code == 404
+    assert client.get("/chat/main/files/compressed.txt").status_code == 404
 
 
 def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None:
