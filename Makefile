@@ -26,7 +26,7 @@ run: $(READY)
 
 setup: $(STAMP)
 
-# One environment, from pinned and hashed locks: what running needs first (210 MB), the rest for who develops
+# One environment, from pinned and hashed locks: what running needs first (240 MB), the rest for who develops
 # (970 MB). uv where it is there, else venv and pip. What would stop it is one sentence. $(call install,LOCK...)
 define install
 	@stop() { echo "picoclaw: $$1" >&2; exit 2; }; \
