@@ -195,9 +195,8 @@ class ChatApi(Api):
         caller = caller_of(request)
         spec = body.spec(caller.principal.id, stdio_allowed=self._stdio_mcp_allowed)
         if spec.conversation_id is not None and caller.within is not None:
-            conversation = await self._store.conversations.reach(caller.within, spec.conversation_id)
-            if conversation is None:
-                raise NoConversation(spec.conversation_id)
+            found = await self._store.conversations.reach(caller.within, spec.conversation_id)
+            conversation = NoConversation.unless(found, spec.conversation_id)
             spec = dataclasses.replace(spec, conversation_id=conversation.id)
         if body.mcp_servers:
             raw = await request.body()

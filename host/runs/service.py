@@ -171,9 +171,8 @@ class RunService:
 
     async def approve(self, conversation_id: str, allow_tokens: int) -> str:
         """Let a conversation go on with so many tokens; returns the new run's id. Raises as ``start``."""
-        conversation = await self._store.conversations.get(conversation_id)
-        if conversation is None:
-            raise NoConversation(conversation_id)
+        found = await self._store.conversations.get(conversation_id)
+        conversation = NoConversation.unless(found, conversation_id)
         spec = RunSpec(
             None,
             conversation_id,
@@ -247,9 +246,7 @@ class RunService:
         if run is not None and run.lease.conversation_id == conversation_id:
             return follow(run.log, after, read)
         stored = await self._store.runs.get(conversation_id, run_id)
-        if stored is None:
-            raise NotFound(f"run_id not found: {run_id}")
-        return replayed(stored, after, read)
+        return replayed(NotFound.unless(stored, f"run_id not found: {run_id}"), after, read)
 
     async def drain(self) -> None:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
