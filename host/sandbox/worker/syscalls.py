@@ -93,6 +93,32 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
             continue
 
 
+def rename_new(name: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    """Move what has a name in a directory to where there must be nothing; raises FileExistsError.
+
+    In one step by renameat2(2). NFS, FUSE and others know no such flag: there a second name of a file is as
+    good, which link(2) gives only where there is none. A directory takes no second one.
+    """
+    try:
+        names = os.fsencode(name), os.fsencode(target)
+        call("renameat2", src_dir_fd, names[0], dst_dir_fd, names[1], RENAME_NOREPLACE)
+        return
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    try:
+        os.link(name, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target, dir_fd=dst_dir_fd, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.rename(name, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    else:
+        os.unlink(name, dir_fd=src_dir_fd)
+
+
 def link_target(directory: int, name: AnyStr) -> AnyStr | None:
     """Return where a name in a directory leads to, None if it is no link."""
     try:

@@ -227,8 +227,8 @@ def _name(workspace: int, taken: int, temporary: str, location: Location, *, rep
         temporary = _temporary_name()
         os.link(source, temporary, dst_dir_fd=workspace)
     try:
-        flag = 0 if replaces else syscalls.RENAME_NOREPLACE
-        syscalls.call("renameat2", workspace, temporary.encode(), here, os.fsencode(name), flag)
+        rename = os.replace if replaces else syscalls.rename_new
+        rename(temporary, name, src_dir_fd=workspace, dst_dir_fd=here)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=workspace)
@@ -268,10 +268,10 @@ def move_path(roots: Roots, arguments: Answer) -> Answer:
         with roots.parent(_below(target), make=True, follow=False) as place:
             new_name(place.directory, place.name)
             reading.stop_clock()
-            here, there = source.directory, place.directory
-            names = os.fsencode(source.name), os.fsencode(place.name)
             try:
-                syscalls.call("renameat2", here, names[0], there, names[1], syscalls.RENAME_NOREPLACE)
+                syscalls.rename_new(
+                    source.name, place.name, src_dir_fd=source.directory, dst_dir_fd=place.directory
+                )
             except OSError as error:
                 raise Refused(explain(target, error)) from error
             kept(place.directory)

@@ -88,8 +88,8 @@ def _replace(
         if unless():
             raise Overtaken
         reading.stop_clock()
-        here, flag = location.directory, syscalls.RENAME_NOREPLACE if existing is None else 0
-        syscalls.call("renameat2", here, temporary.encode(), here, os.fsencode(location.name), flag)
+        rename = os.replace if existing else syscalls.rename_new
+        rename(temporary, location.name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=location.directory)

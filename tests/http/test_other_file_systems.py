@@ -1,0 +1,59 @@
+"""A workspace on a file system that can less than a local one: the kernel answers as NFS or FUSE would."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.http.conftest import alone_on_the_store, model
+from tests.running import HostProcess, ModelProcess, directive, new_host
+
+__all__ = ["model"]
+
+pytestmark = alone_on_the_store
+
+SERVE_WITHOUT = """
+import errno, os, sys
+from host.sandbox.worker import syscalls
+from host.sandbox.worker.confine.bpf import Rule, Test, compile_filter, refuse
+from host.sandbox.worker.confine.seccomp import install
+rules = [Rule("renameat2", refuse(errno.EINVAL), Test(4, values=(syscalls.RENAME_NOREPLACE,)))]
+if sys.argv.pop() == "no second names":
+    rules.append(Rule("link linkat", refuse(errno.EPERM)))
+    rules.append(Rule("openat", refuse(errno.EOPNOTSUPP), Test(2, mask=os.O_TMPFILE, values=(os.O_TMPFILE,))))
+syscalls.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+install(compile_filter(rules))
+sys.argv[1:] = ["serve"]
+from host.cli import main
+main()
+"""
+
+
+@pytest.fixture(params=["second names", "no second names"])
+def host(request: pytest.FixtureRequest, model: ModelProcess, tmp_path: Path) -> Iterator[HostProcess]:
+    process = new_host(tmp_path / "host", model.url)
+    process.command = (sys.executable, "-c", SERVE_WITHOUT, request.param)
+    yield process.start()
+    process.stop()
+
+
+def test_new_files_are_made_and_moved_where_no_call_refuses_to_replace_one(host: HostProcess) -> None:
+    with host.client() as client:
+        files = "/chat/main/files"
+        put = client.put(f"{files}/a.txt", content=b"one")
+        assert (put.status_code, client.get(f"{files}/a.txt").content) == (201, b"one")
+        assert client.put(f"{files}/a.txt", content=b"two").status_code == 200
+        call = {"name": "write_file", "input": {"path": "b.txt", "content": "written"}}
+        written = client.post("/chat", json={"message": directive(tools=[call]), "conversation_id": "main"})
+        assert [change["path"] for change in written.json()["files_changed"]] == ["b.txt"]
+        assert client.get(f"{files}/b.txt").content == b"written"
+        assert client.put(f"{files}/folder/c.txt", content=b"three").status_code == 201
+        taken = client.post(f"{files}/folder/c.txt", json={"move_to": "a.txt"})
+        assert (taken.status_code, client.get(f"{files}/a.txt").content) == (409, b"two")
+        assert client.post(f"{files}/folder", json={"move_to": "moved"}).status_code == 200
+        assert client.post(f"{files}/a.txt", json={"move_to": "moved/a.txt"}).status_code == 200
+        found = {file["path"] for file in client.get(files).json()["files"]}
+        assert found == {"b.txt", "moved", "moved/a.txt", "moved/c.txt"}
