@@ -26,6 +26,8 @@ NAMES: Final[Mapping[str, str]] = {
     "call": "calls of tools and their results",
 }
 
+TOO_LARGE: Final = 413
+_LARGE: Final[frozenset[Kind]] = frozenset({"picture", "document"})
 _OTHERS_BUSINESS: Final = frozenset({401, 403, 404, 429})
 _WORDS: Final[Mapping[Kind, re.Pattern[str]]] = {
     "picture": re.compile(r"image|picture|vision|multi-?modal", re.IGNORECASE),
@@ -68,12 +70,15 @@ def suspects(error: ModelError, request: Mapping[str, Any], gone: Collection[Kin
     """Return the kinds in the request that it may have been refused for, but for those ``gone`` already.
 
     Kinds that the error names are suspected of any status; without a name a 4xx may be about each kind, but
-    one about credentials, addresses, rates or sizes. Calls go last: they are the most of what was done.
+    one about credentials, addresses, rates or sizes. Calls go last: they are the most of what was done. Too
+    large a request (413) may be so for its pictures and documents.
     """
     status = error.status or 0
+    there = _kinds(request) - frozenset(gone)
+    if status == TOO_LARGE:
+        return frozenset(there & _LARGE)
     if error.reason or status < 400 or status in (401, 429):
         return frozenset()
-    there = _kinds(request) - frozenset(gone)
     place = _kind_at(error.said, request["messages"])
     named = {place} if place in there else {kind for kind in there if _WORDS[kind].search(error.said)}
     if "thinking" in named:

@@ -270,8 +270,12 @@ def test_more_pictures_than_a_request_holds_are_lines_the_oldest_first(
     assert sum("was here; it was left out to save room" in text for text in told) == 60
 
 
-def test_what_the_api_refuses_is_replaced_by_a_line_once(client: httpx2.Client, model: ModelProcess) -> None:
-    said = directive("look", status=400, message="image: could not process", times=1, text="without it")
+@pytest.mark.parametrize("refusal", [(400, "image: could not process"), (413, "Request exceeds the size")])
+def test_what_the_api_refuses_is_replaced_by_a_line_once(
+    client: httpx2.Client, model: ModelProcess, refusal: tuple[int, str]
+) -> None:
+    status, message = refusal
+    said = directive("look", status=status, message=message, times=1, text="without it")
     body = {"message": said, "attachments": [{"name": "x.png", "data": encoded(png(2, 2))}]}
     answer = client.post("/chat", json=body).json()
     assert answer["status"] == "success", answer

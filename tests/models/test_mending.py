@@ -131,6 +131,14 @@ def test_credentials_rates_and_sizes_are_about_no_block(said: str, status: int) 
     assert suspects(refusal(said, status), request(), ()) == frozenset()
 
 
+def test_too_large_a_request_is_about_its_pictures_and_documents_while_it_has_some() -> None:
+    assert suspects(refusal("Request exceeds the maximum size", 413), request(), ()) == {
+        "picture",
+        "document",
+    }
+    assert suspects(refusal("", 413), request(), {"picture", "document"}) == frozenset()
+
+
 def test_thinking_that_is_asked_for_is_left_out_when_there_is_none_in_the_history() -> None:
     plain = {"messages": [{"role": "user", "content": [text("hi")]}], "thinking": {"type": "adaptive"}}
     said = refusal("adaptive thinking is not supported on this model")
