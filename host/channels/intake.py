@@ -20,6 +20,7 @@ from host.channels.base import (
 )
 from host.channels.chats import Rules, Wake
 from host.channels.messages import cleaned, to_update, usable
+from host.channels.splitting import units
 from host.runs.admission import RateLimit
 from host.runs.meter import Ledger
 from host.runs.principals import PrincipalCache
@@ -162,8 +163,9 @@ class ChannelDoor:
 
 
 LONGEST_REQUEST: Final = 3500
-"""Characters of a request that is shown whole."""
+"""UTF-16 code units of a request that is shown whole."""
 LONGEST_LABEL: Final = 60
+BLANK: Final = "(blank)"
 CUT: Final = (
     "\n…\n\nThis is too long to be shown here whole. See GET /approvals/{}, or the console, and answer there."
 )
@@ -275,18 +277,36 @@ class Cards:
 
 def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
     """Return what may be pressed, by its name; a call that isn't shown whole can only be denied."""
-    whole = len(request.asked) <= LONGEST_REQUEST
+    asked, labels = _shown(request)
+    whole = units(asked) <= LONGEST_REQUEST
     if request.kind == "question":
-        options = enumerate(request.input.get("options") or () if whole else ())
-        return {str(at): (_label(text), "answer", text) for at, text in options}
+        options = enumerate(zip(labels, _options(request), strict=True) if whole else ())
+        return {str(at): (_label(shown), "answer", text) for at, (shown, text) in options}
     names = BUTTONS if whole else ("deny",)
     return {name: (*BUTTONS[name], None) for name in names}
 
 
+def _options(request: Approval) -> Sequence[str]:
+    return request.input.get("options") or ()
+
+
+def _shown(request: Approval) -> tuple[str, list[str]]:
+    """Return all that a person has to see of a request, and a question's options.
+
+    Where a button is too short for one, they have numbers and stand in the text too.
+    """
+    lines = [one_line(text) if text.strip() else BLANK for text in _options(request)]
+    if all(len(line) <= LONGEST_LABEL for line in lines):
+        return request.asked, lines
+    lines = [f"{at}. {line}" for at, line in enumerate(lines, 1)]
+    return "\n\n".join([request.asked, *lines]), lines
+
+
 def _request_text(request: Approval) -> str:
-    asked = request.asked
-    if len(asked) > LONGEST_REQUEST:
-        asked = asked[:LONGEST_REQUEST] + CUT.format(request.id)
+    asked, _ = _shown(request)
+    if units(asked) > LONGEST_REQUEST:
+        cut = asked.encode("utf-16-le", "replace")[: 2 * LONGEST_REQUEST].decode("utf-16-le", "ignore")
+        asked = cut + CUT.format(request.id)
     if request.kind == "question":
         return asked if request.reason == ELICITATION else f"{asked}\n\nA message here is the answer."
     whose = f" (subagent {request.subagent})" if request.subagent else ""
@@ -295,8 +315,8 @@ def _request_text(request: Approval) -> str:
 
 def _outcome(request: Approval) -> str:
     by = (request.decided_by or {}).get("name")
-    said = f": {one_line(request.message)[:LONGEST_LABEL]}" if request.message else ""
-    return f"{ENDED.get(request.status, ALLOWED)}{f' by {one_line(str(by))}' if by else ''}{said}"
+    said = f": {_label(request.message)}" if request.message else ""
+    return f"{ENDED.get(request.status, ALLOWED)}{f' by {_label(str(by))}' if by else ''}{said}"
 
 
 def _label(text: str) -> str:

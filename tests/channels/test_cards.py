@@ -159,7 +159,7 @@ def test_buttons_vanish_where_it_is_decided_elsewhere(gated: HostProcess, own_ap
 
 
 def test_buttons_vanish_when_nobody_answered_in_time(gated: HostProcess, own_api: BotApi) -> None:
-    call = {"name": "ask_person", "input": {**QUESTION["input"], "timeout_ms": 1500}}
+    call = {"name": "ask_person", "input": {**QUESTION["input"], "timeout_ms": 1500, "options": ["", "Rome"]}}
     own_api.say(asking(call), user=ANN)
     until(lambda: any("⌛ Nobody answered in time" in text for text in own_api.texts(ANN)))
     closed(own_api)
@@ -186,6 +186,19 @@ def test_a_question_is_answered_by_an_option_or_by_the_next_message(
     assert second["decided_by"]["door"] == "telegram"
 
 
+def test_options_that_a_button_cannot_hold_stand_whole_in_the_question(
+    gated: HostProcess, own_api: BotApi
+) -> None:
+    options = [f"{'Delete the old copies, ' * 3}then {what}" for what in ("stop", "the new ones too")]
+    own_api.say(asking({"name": "ask_person", "input": {"question": "How?", "options": options}}), user=BOB)
+    shown = card(own_api, BOB)
+    assert f"How?\n\n1. {options[0]}\n\n2. {options[1]}" in shown.text
+    first, second = shown.buttons
+    assert (first[:10], second[:10]) == ("1. Delete ", "2. Delete ")
+    own_api.press(second, user=BOB)
+    until(lambda: any(text == f"done: <answer>{options[1]}</answer>" for text in own_api.texts(BOB)))
+
+
 def test_a_message_denies_a_call_that_waits(gated: HostProcess, own_api: BotApi) -> None:
     own_api.say(asking(), user=ANN)
     assert "A message here denies it" in card(own_api).text
@@ -195,8 +208,11 @@ def test_a_message_denies_a_call_that_waits(gated: HostProcess, own_api: BotApi)
     assert requests(gated)[0]["status"] == "denied"
 
 
-def test_a_call_that_is_too_long_to_be_shown_can_only_be_denied(gated: HostProcess, own_api: BotApi) -> None:
-    call = {"name": "append_file", "input": {"path": "gated.txt", "content": "y" * 4000}}
+@pytest.mark.parametrize("content", ["y" * 4000, "😀" * 2500])
+def test_a_call_that_is_too_long_to_be_shown_can_only_be_denied(
+    gated: HostProcess, own_api: BotApi, content: str
+) -> None:
+    call = {"name": "append_file", "input": {"path": "gated.txt", "content": content}}
     own_api.say(asking(call), user=ANN)
     shown = card(own_api)
     assert list(shown.buttons) == [DENY]

@@ -412,6 +412,8 @@ def buttons(parameters: Json) -> dict[str, str]:
     found = {each["text"]: each["callback_data"] for row in rows for each in row}
     if any(not 0 < len(data.encode()) <= 64 for data in found.values()):
         raise Refusal(400, "Bad Request: BUTTON_DATA_INVALID")
+    if not all(text.strip() for text in found):
+        raise Refusal(400, "Bad Request: a button has no text")
     return found
 
 
