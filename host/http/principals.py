@@ -1,7 +1,7 @@
 """Principals over HTTP: the operator makes, changes and deletes them; each one asks who it is."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
@@ -17,10 +17,11 @@ from host.http.tokens import Scopes, principal_of
 from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache, Spaces
 from shared.clock import checked_zone, iso, now_ms
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, InvalidInput, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings.access import PrincipalRates, known_scopes
 from shared.settings.sections import PrincipalBudgets
+from shared.settings.tree import Settings, uncountable
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 
@@ -46,7 +47,7 @@ class PrincipalTerms(Body):
     scopes: Scopes | None = None
     budgets: PrincipalBudgets | None = None
     rate_limits: PrincipalRates | None = None
-    models: list[Text] | None = None
+    models: Annotated[list[Text], Field(min_length=1)] | None = None
     workspace_mb: Count | None = None
     grants: Grants | None = None
     timezone: Zone | None = None
@@ -168,15 +169,23 @@ class PrincipalsApi(Api):
         cache: PrincipalCache,
         enrolment: Enrolment,
         spaces: Spaces,
-        issuer: str | None,
+        settings: Settings,
         permissions: Permissions,
+        servers: Collection[str],
     ) -> None:
+        tools = settings.tools
+        self._settings = settings
+        self._granted = (
+            ("mcp", "MCP server", servers),
+            ("read_paths", "path in tools.allow_read_paths", tools.allow_read_paths),
+            ("write_paths", "path in tools.allow_write_paths", tools.allow_write_paths),
+        )
         self._permissions = permissions
         self._spaces = spaces
         self._store = store
         self._cache = cache
         self._enrolment = enrolment
-        self._issuer = issuer or ""
+        self._issuer = settings.auth.jwt.issuer or ""
 
     @operation("POST", "/principals", status=201, errors=(409,))
     async def create(self, request: Request, body: PrincipalRequest) -> PrincipalShape:
@@ -237,10 +246,21 @@ class PrincipalsApi(Api):
         return await self._changed(going)
 
     def _terms(self, body: PrincipalTerms, before: Terms) -> Terms:
-        """Return the terms with what is said; raises InvalidInput naming a rule about no tool."""
+        """Return the terms with what is said; raises InvalidInput for what is said and can't count here."""
         terms = terms_of(body.said, before)
         if body.permissions:
             self._permissions.check(rules_of(terms.permissions), "permissions")
+        if body.subject is not None and not self._issuer:
+            raise InvalidInput("subject: no signed token can name it: auth.jwt is not set")
+        for field, what, there in self._granted:
+            for at, name in enumerate(getattr(body.grants, field, ())):
+                if name not in there:
+                    those = f"there are: {', '.join(there)}" if there else "there are none"
+                    raise InvalidInput(f"grants.{field}.{at}: there is no {what} {name[:200]}; {those}")
+        if not body.model_fields_set.isdisjoint({"budgets", "models"}):
+            budgets = PrincipalBudgets.model_validate(terms.budgets or {})
+            for place, fault in uncountable(self._settings, budgets, terms.models):
+                raise InvalidInput(f"{'.'.join(map(str, place))}: {fault}")
         return terms
 
     async def _changed(self, principal: Principal) -> PrincipalShape:

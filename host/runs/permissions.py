@@ -140,10 +140,12 @@ class Permissions:
         self.rules = compiled(tuple(said))
 
     def check(self, said: Sequence[Permission], field: str, servers: Collection[str] = ()) -> None:
-        """Raise InvalidInput for a rule about a tool that nothing has, or that can't wait for a person."""
+        """Raise InvalidInput for a rule about no call, or about a tool that can't wait for a person."""
         for number, rule in enumerate(said):
             if "*" not in rule.tool and not self._has(rule.tool, servers):
                 raise InvalidInput(f"{field}.{number}.tool: there is no tool named {rule.tool}")
+            if rule.match is not None and not rule.match.strip():
+                raise InvalidInput(f"{field}.{number}.match: must not be blank; left out it is all calls")
         gate = Gate([compiled(tuple(said))], Path("/"))
         for tool in (SEARCH, FETCH):
             if said and tool in self._names() and gate.judge(tool, {}) == "ask":

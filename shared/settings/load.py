@@ -36,7 +36,7 @@ from shared.settings.leaves import (
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys, type_servers
 from shared.settings.sections import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
-from shared.settings.tree import Settings, configured
+from shared.settings.tree import Settings, uncountable
 
 WRITING: Final = ("write_file", "edit_file", "append_file")
 ROOTS_HOME: Final = Path("/var/lib/picoclaw")
@@ -221,12 +221,13 @@ def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
     if names and asked is not None and asked in wanted and not needed:
         place = origins.place(("agents", "defaults", "model_name"))
         yield f"{place} must be one of the names in model_list: {', '.join(names)}"
-    budgets = settings.budgets
-    unpriced = sorted({each.model for each in configured(settings) if budgets.price_of(each.model) is None})
-    if unpriced and not settings.offline:  # where every model is free
-        for name in budgets.in_dollars():
-            place = origins.place(("budgets", name, "dollars"))
-            yield f"{place} needs the price of {', '.join(unpriced)} in budgets.prices"
+    top: Keys = ()
+    faults = [(top, fault) for fault in uncountable(settings, settings.budgets, None)]
+    if settings.auth.jwt.create:
+        terms = settings.auth.jwt.defaults
+        made = uncountable(settings, terms.budgets, terms.models)
+        faults += [(("auth", "jwt", "defaults"), fault) for fault in made]
+    yield from (f"{origins.place((*above, *keys))} {fault}" for above, (keys, fault) in faults)
 
 
 def _is_gated(settings: Settings, tool: str) -> bool:

@@ -214,6 +214,11 @@ class PrincipalBudgets(Section):
         limits = (self.run, self.conversation, self.day)
         return any(bound is not None for limit in limits for bound in (limit.tokens, limit.dollars))
 
+    def in_dollars(self) -> list[str]:
+        """Return which limits are in dollars."""
+        limits = {"run": self.run, "conversation": self.conversation, "day": self.day}
+        return [name for name, limit in limits.items() if limit.dollars is not None]
+
 
 class Budgets(PrincipalBudgets):
     """Spending limits: a run that would pass one pauses and asks."""
@@ -226,11 +231,6 @@ class Budgets(PrincipalBudgets):
         """Return a model's price, which also holds for its dated ids."""
         known = [name for name in self.prices if model == name or model.startswith(f"{name}-")]
         return self.prices[max(known, key=len)] if known else None
-
-    def in_dollars(self) -> list[str]:
-        """Return which limits are in dollars."""
-        limits = {"run": self.run, "conversation": self.conversation, "day": self.day}
-        return [name for name, limit in limits.items() if limit.dollars is not None]
 
 
 class RateLimits(Section):

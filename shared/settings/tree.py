@@ -3,7 +3,7 @@
 And which model a run may use by it, and by what credential.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -32,6 +32,7 @@ from shared.settings.sections import (
     History,
     McpDoor,
     Permission,
+    PrincipalBudgets,
     Principals,
     RateLimits,
     Section,
@@ -276,6 +277,27 @@ def configured(settings: Settings) -> tuple[ModelChoice, ...]:
     listed = tuple(_listed(settings, entry) for entry in settings.models)
     fallback = fallback_choice(settings)
     return (*(listed or (_plain(settings, settings.model.model),)), *([fallback] if fallback else []))
+
+
+def uncountable(
+    settings: Settings, budgets: PrincipalBudgets, models: Sequence[str] | None
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield what of such terms can't count, by its place: models that there aren't, dollars without prices.
+
+    ``models`` None: all that the settings name.
+    """
+    names = model_names(settings)
+    for at, name in enumerate(models or ()):
+        if names and name not in (*names, settings.model.fallback_model):
+            yield ("models", at), f"must be one of the names in model_list: {', '.join(names)}"
+    choices = configured(settings)
+    if models is not None:
+        listed = [choice for choice in choices if choice.name in models]
+        choices = (*listed, *(_plain(settings, name) for name in models if not names))
+    unpriced = sorted({each.model for each in choices if settings.budgets.price_of(each.model) is None})
+    if unpriced and not settings.offline:  # where every model is free
+        for limit in budgets.in_dollars():
+            yield ("budgets", limit, "dollars"), f"needs the price of {', '.join(unpriced)} in budgets.prices"
 
 
 def _named(settings: Settings, asked: str | None) -> tuple[ModelChoice, ...]:

@@ -24,11 +24,14 @@ schemathesis.openapi.format("header", st.text(alphabet="abc 123"))
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
-    """Let the last message be the user's (docs/openai.md), and schemas be some that can be used."""
+    """Let the last message be the user's (docs/openai.md), schemas and terms be some that can be used."""
     if isinstance(body, dict) and isinstance(body.get("output_schema"), dict):
         body = {**body, "output_schema": {"type": "object", "required": ["a"]}}
     if isinstance(body, dict) and isinstance(body.get("response_format"), dict):
         body = {**body, "response_format": {"type": "json_object"}}
+    if isinstance(body, dict):
+        # What there is to be granted stands in the settings of the host that is asked.
+        body = {name: value for name, value in body.items() if name not in ("grants", "subject", "budgets")}
     if isinstance(body, dict) and isinstance(body.get("messages"), list) and body["messages"]:
         last = body["messages"][-1]
         if isinstance(last, dict) and last.get("role") != "user":

@@ -8,6 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.http.conftest import configure
+from tests.http.identity_provider import AUDIENCE, ISSUER, Provider
 from tests.mcp.over_http import RawHttp, request
 from tests.running import HostProcess, ModelProcess, new_host
 
@@ -17,7 +19,20 @@ SETTINGS = {"PICOCLAW_PRINCIPALS_ISOLATION": "weak"}
 @pytest.fixture(scope="module")
 def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     process = new_host(tmp_path_factory.mktemp("principals"), model.url, SETTINGS)
-    yield process.start()
+    (process.root / "keys.json").write_bytes(Provider().jwks())
+    yield configure(
+        process,
+        auth={"jwt": {"issuer": ISSUER, "audience": AUDIENCE, "jwks_file": str(process.root / "keys.json")}},
+        budgets={"prices": {"claude-haiku": {"input": 1, "output": 5}}},
+        model_list=[
+            {"model_name": "usual", "model": "claude-sonnet-5-5", "api_base": model.url},
+            {"model_name": "small", "model": "claude-haiku-4-5", "api_base": model.url},
+        ],
+        tools={
+            "mcp": {"servers": {"github": {"url": "http://127.0.0.1:9/mcp"}}},
+            "allow_read_paths": ["/srv"],
+        },
+    ).start()
     process.kill()
 
 
@@ -82,6 +97,10 @@ def test_what_a_patch_does_not_name_stays_and_null_takes_a_limit_away(operator: 
     changed = operator.patch(f"/principals/{ann['id']}", json={"budgets": None, "scopes": ["mcp"]})
     assert changed.json() == {**ann, "budgets": None, "scopes": ["mcp"]}
     assert operator.patch(f"/principals/{ann['id']}", json={"name": "Anna"}).json()["name"] == "Anna"
+    priced = {"budgets": {"day": {"dollars": 1}}, "models": ["small"]}
+    assert operator.patch(f"/principals/{ann['id']}", json=priced).status_code == 200
+    unpriced = operator.patch(f"/principals/{ann['id']}", json={"models": None})
+    assert unpriced.json()["error"].startswith("budgets.day.dollars: needs the price of claude-sonnet-5-5")
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -96,6 +115,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "A", "grants": {"root": True}}, "grants.root"),
     ({"name": "A", "timezone": "Mars/Olympus"}, "timezone"),
     ({"name": "A", "subject": ""}, "subject"),
+    ({"name": "A", "grants": {"mcp": ["github", "gitlab"]}}, "grants.mcp.1: there is no MCP server gitlab"),
+    ({"name": "A", "grants": {"read_paths": ["/srv/a"]}}, "grants.read_paths.0"),
+    ({"name": "A", "grants": {"write_paths": ["/srv"]}}, "grants.write_paths.0"),
+    ({"name": "A", "models": ["huge"]}, "models.0: must be one of the names in model_list: usual, small"),
+    ({"name": "A", "models": []}, "models"),
+    (
+        {"name": "A", "budgets": {"day": {"dollars": 1}}},
+        "budgets.day.dollars: needs the price of claude-sonnet",
+    ),
+    ({"name": "A", "permissions": [{"tool": "exec", "match": "", "do": "deny"}]}, "permissions.0.match"),
     ({"name": "A", "permissions": [{"tool": "exce", "do": "ask"}]}, "permissions.0.tool"),
     ({"name": "A", "permissions": [{"tool": "exec", "do": "perhaps"}]}, "permissions.0.do"),
     ({"name": "A", "permissions": [{"tool": "exec", "do": "ask"}] * 101}, "permissions"),

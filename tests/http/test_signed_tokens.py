@@ -274,3 +274,9 @@ def test_with_a_limit_in_its_defaults_a_token_may_make_its_principal(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({"auth": {"jwt": said}}))
     settings = load({"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path)})
     assert settings.auth.jwt.defaults.scopes == ("chat", "usage")
+    defaults["models"] = ["huge"]
+    models = [{"model_name": "small", "model": "claude-haiku-4-5", "api_base": "https://models.example"}]
+    (tmp_path / "config.json").write_text(json.dumps({"auth": {"jwt": said}, "model_list": models}))
+    with pytest.raises(SettingsError) as stopped:
+        load({"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path), "ANTHROPIC_API_KEY": "sk-1"})
+    assert "auth.jwt.defaults.models.0 must be one of the names in model_list: small" in str(stopped.value)
