@@ -1,21 +1,24 @@
 """The directories that a host needs, and the store that it opens."""
 
+import asyncio
 import errno
 import logging
 import os
 import shlex
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from host.sandbox.policy import commands_own
 from shared.clock import DAY_MS
-from shared.errors import Misconfigured
+from shared.errors import Misconfigured, Unavailable
 from shared.settings import Settings
 from shared.store import open_host_store
 from shared.store.sql.lifetimes import Retention
@@ -23,11 +26,42 @@ from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")
 
+T = TypeVar("T")
+ANSWER_S: Final = 2.0
+"""How long a look at directories waits for their file system, in seconds."""
+
 NEW_STORE: Final = "A new store was made in %s; its STORE_ID is %s"
 WAS_EMPTY: Final = (
     "STORE_DIR %s was empty: a new store was made there. If one should be there, stop this host and mount "
     "its volume. STORE_ID=%s makes every later start refuse any other store, or none"
 )
+
+
+class Looks:
+    """Looks at directories, one at a time: their file system may hang, and nobody waits for that thread."""
+
+    def __init__(self) -> None:
+        self._turn = anyio.Lock()
+        self._last: Future[Any] | None = None
+
+    async def __call__(self, look: Callable[[], T]) -> T:
+        """Return what a look returns; raises Unavailable where it, or the one before it, hangs."""
+        with anyio.move_on_after(ANSWER_S):
+            async with self._turn:
+                if self._last is None or self._last.done():
+                    self._last = made = Future[T]()
+                    made.set_running_or_notify_cancel()
+                    # A daemon: the end of the process doesn't wait for it either.
+                    threading.Thread(target=_look, args=(look, made), daemon=True).start()
+                    return await asyncio.wrap_future(made)
+        raise Unavailable("A file system does not answer: try again", retry_after=5)
+
+
+def _look(look: Callable[[], T], made: Future[T]) -> None:
+    try:
+        made.set_result(look())
+    except OSError as error:
+        made.set_exception(error)
 
 
 def make_volumes(settings: Settings) -> bool:

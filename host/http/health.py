@@ -7,13 +7,13 @@ from contextlib import suppress
 from typing import Final, Literal, NotRequired
 
 import anyio
-import anyio.to_thread
 from starlette.requests import Request
 
 from host.http.routing import Api, operation
 from host.runs.scheduler import lateness
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxReport, commands_own
+from host.volumes import ANSWER_S, Looks
 from shared.approval_values import Waiting
 from shared.clock import now_ms
 from shared.errors import Unavailable
@@ -25,7 +25,6 @@ logger = logging.getLogger("picoclaw.http")
 
 PROBE_S: Final = 1.0
 """Seconds for which the outcome of a probe counts, whoever asks how often."""
-ANSWER_S: Final = 2.0
 
 ChannelState = Literal["ok", "retrying", "off"]
 
@@ -147,7 +146,7 @@ class HealthApi(Api):
         self._sandbox = sandbox
         self._ready = ready
         self._channels = channels
-        self._looking = anyio.CapacityLimiter(1)
+        self._looks = Looks()
         self._asked = anyio.Event()
         self._probed = anyio.Event()
         self._probed_at = -PROBE_S
@@ -210,9 +209,10 @@ class HealthApi(Api):
 
     async def _directories(self) -> tuple[bool, bool]:
         """Return how memory and skills are; their file system may hang, and then the answer is no."""
-        with anyio.move_on_after(ANSWER_S):
-            return await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=self._looking)
-        return False, False
+        try:
+            return await self._looks(self._look)
+        except Unavailable:
+            return False, False
 
     def _look(self) -> tuple[bool, bool]:
         memory, skills = self._settings.memory_dir, self._settings.skills_dir

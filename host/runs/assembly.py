@@ -54,6 +54,7 @@ from host.tools.without_sandbox import (
 )
 from host.tools.without_sandbox import LOAD_SKILL as LOAD_SKILL
 from shared.approval_values import Approval
+from shared.errors import Unavailable
 from shared.principals import Principal
 from shared.settings import Settings
 from shared.values import Lease
@@ -190,7 +191,7 @@ class RunTools:
         try:
             await self.attachments.forget(principal_id, conversation_id)
             await self._spaces.forget_conversation(principal_id, conversation_id)
-        except SandboxFault as fault:
+        except (SandboxFault, Unavailable) as fault:
             logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
 
 

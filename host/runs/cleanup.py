@@ -74,7 +74,7 @@ async def keep_removed(store: Store, spaces: Spaces, principals: PrincipalCache)
         try:
             if await store.principals.delete_some(BATCH):
                 pause = PAUSE_S
-            elif spaces.are_there():
+            elif await spaces.are_there():
                 for principal in await store.principals.departing(MOST_GONE):
                     await spaces.forget(principal)
                     if principal.status is PrincipalStatus.DELETING:

@@ -22,6 +22,7 @@ from host.sandbox.client import HOST, Sandbox
 from host.sandbox.policy import SandboxPolicy
 from host.skills.catalogue import built_in_dir
 from host.skills.knowledge import Knowledge, Look
+from host.volumes import Looks
 from shared.errors import Misconfigured, NotFound, Suspended
 from shared.principals import OPERATOR, Principal, PrincipalStatus, stored_name
 from shared.settings import Settings
@@ -141,6 +142,7 @@ class Spaces:
         self._skills = settings.skills_dir
         self._by_conversation = settings.agents.defaults.workspace_scope == "conversation"
         self._known: OrderedDict[tuple[str, int], Knowledge] = OrderedDict()
+        self._looks = Looks()
         self.operators = Knowledge(
             self._look(Workspace(HOST, sandbox.root, Trust.MAIN)),
             workspace_dir=settings.memory_dir,
@@ -193,7 +195,7 @@ class Spaces:
         principal = await self._principals.get(principal_id)
         root, own = self._root(principal, conversation_id)
         kept = self._kept(principal, conversation_id)
-        if own or os.path.isdir(kept):  # noqa: ASYNC240 - one look
+        if own or await self._looks(kept.is_dir):
             await self._sandbox.remove([str(kept), *([str(root)] if own else [])])
 
     async def used(self, principal: Principal) -> int | None:
@@ -203,7 +205,7 @@ class Spaces:
         """
         if principal.is_operator:
             return None
-        if not any(map(os.path.lexists, self.paths(principal))):
+        if not await self._has_files(principal):
             return 0
         workspace = await self.of_host(HOST, principal.id, trust=Trust.MAIN)
         try:
@@ -213,9 +215,9 @@ class Spaces:
         used = found.get("used")
         return used if isinstance(used, int) else None
 
-    def are_there(self) -> bool:
+    async def are_there(self) -> bool:
         """Return whether this host has ever had files of another principal than the operator."""
-        return os.path.isdir(self._settings.principals_dir)
+        return await self._looks(self._settings.principals_dir.is_dir)
 
     async def forget(self, principal: Principal) -> bool:
         """End what works for a principal on this host, and remove its files; False if some are left.
@@ -226,8 +228,12 @@ class Spaces:
         for key in [key for key in self._known if key[0] == principal.id]:
             del self._known[key]
         self._principals.forget(principal.id)
-        paths = [*map(str, self.paths(principal))]
-        return not any(map(os.path.lexists, paths)) or await self._sandbox.remove(paths)
+        return not await self._has_files(principal) or await self._sandbox.remove(
+            [*map(str, self.paths(principal))]
+        )
+
+    async def _has_files(self, principal: Principal) -> bool:
+        return await self._looks(lambda: any(map(os.path.lexists, self.paths(principal))))
 
     def paths(self, principal: Principal) -> tuple[Path, Path]:
         """Return the directories of this host that hold all files of a principal."""

@@ -34,6 +34,8 @@ from host.skills.catalogue import (
     catalogue,
 )
 from host.skills.watch import Watch
+from host.volumes import Looks
+from shared.errors import Unavailable
 
 PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")
 MEMORY_FILE: Final = "MEMORY.md"
@@ -53,6 +55,7 @@ _HEAD: Final = LONGEST + 16  # the front matter and its two lines of dashes
 logger = logging.getLogger("picoclaw.agent")
 
 NO_SKILLS: Final = Catalogue()
+NOT_READ: Final = "What the agent knows could not be read again: %s"
 
 Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Asks ``survey`` about one directory. Raises ``SandboxFault`` or ``Refused``."""
@@ -120,6 +123,7 @@ class Knowledge:
         self._org = None if org_dir is None else _Directory(_organisation(org_dir))
         self._everybodys = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
         self._one_reader = anyio.CapacityLimiter(1)
+        self._looks = Looks()
         inside = _beneath(skills_dir, workspace_dir)
         self._operators: list[_Directory] = []
         if inside is None:
@@ -151,9 +155,9 @@ class Knowledge:
 
     async def look(self) -> Known:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""
-        for directory in self._shelves:
-            if not directory.watch.quiet():
-                await directory.refresh()
+        stirred = [directory for directory in self._shelves if not directory.watch.quiet()]
+        if stirred:
+            await self._refresh(stirred)
         made_of: list[object] = [(directory.texts, directory.shelf) for directory in self._shelves]
         if self._known is None or self._made_of != made_of:
             organisation = self._org.texts[0] if self._org else None
@@ -163,6 +167,16 @@ class Knowledge:
             skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
             self._known, self._made_of = Known(organisation, persona, memory, skills), made_of
         return self._known
+
+    async def _refresh(self, stirred: Sequence[_Directory]) -> None:
+        # Watches are set by path: where a file system hangs, this does, and nothing of it is read either.
+        try:
+            begun = await self._looks(lambda: [directory.begin() for directory in stirred])
+        except Unavailable as error:
+            logger.warning(NOT_READ, error.message)
+            return
+        for directory, number in zip(stirred, begun, strict=True):
+            await directory.refresh(number)
 
     async def reload(self) -> Known:
         """Forget everything, and look."""
@@ -186,7 +200,7 @@ class _Directory:
         self.watch = Watch()
         self._taken = 0  # which look's answer is here
         self._covered = False  # whether what is watched is all that there is to see
-        self._watched = _places(wanted)
+        self._watched = self._watching = _places(wanted)
         self.texts: tuple[Text | None, ...] = (None,) * len(wanted.texts)
         self.shelf = Shelf(wanted.tier, wanted.path, ())
 
@@ -195,10 +209,14 @@ class _Directory:
         self._stamp = ""
         self.watch.begin(())
 
-    async def refresh(self) -> None:
+    def begin(self) -> int:
+        """Watch what there is to see from now on; returns a number for ``refresh``."""
+        self._watching = self._watched
+        return self.watch.begin(self._watching)
+
+    async def refresh(self, begun: int) -> None:
         """Look; what cannot be looked at for the moment stays as it was."""
-        wanted, watched = self._wanted, self._watched
-        begun = self.watch.begin(watched)
+        wanted, watched = self._wanted, self._watching
         texts = [
             {"names": list(names), "limit": limit + 1, "tail": tail} for names, limit, tail in wanted.texts
         ]
@@ -206,7 +224,7 @@ class _Directory:
         try:
             answer = await wanted.look(asked)
         except (SandboxFault, Refused, OSError) as fault:
-            logger.warning("What the agent knows could not be read again: %s", type(fault).__name__)
+            logger.warning(NOT_READ, type(fault).__name__)
             return
         if begun < self._taken:
             return  # another look began later and ended sooner
@@ -228,7 +246,7 @@ class _Directory:
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
         folders = [file.folder for file in files]
         self._covered = not answer.get("links") and not self.shelf.left_out
-        self._watched = _places(wanted)
+        self._watched = self._watching = _places(wanted)
         if wanted.agents_write:
             self._covered = self._covered and not folders
         else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,52 @@ def test_new_files_are_made_and_moved_where_no_call_refuses_to_replace_one(host:
         assert client.post(f"{files}/a.txt", json={"move_to": "moved/a.txt"}).status_code == 200
         found = {file["path"] for file in client.get(files).json()["files"]}
         assert found == {"b.txt", "moved", "moved/a.txt", "moved/c.txt"}
+
+
+@contextmanager
+def hanging(directory: Path) -> Iterator[None]:
+    """Lay a file system over a directory that answers nothing: FUSE, of which nobody takes the requests."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    try:
+        if libc.mount(b"none", os.fsencode(directory), b"fuse", 0, options):
+            pytest.skip(f"needs to mount: {os.strerror(ctypes.get_errno())}")
+        yield
+    finally:
+        libc.umount2(os.fsencode(directory), 2)  # MNT_DETACH
+        os.close(server)  # who waits is told that there is no such file system any more
+
+
+needs_fuse = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK), reason="needs root and FUSE"
+)
+
+
+@needs_fuse
+def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    host = new_host(tmp_path / "host", model.url).start()
+    try:
+        with host.client() as client:
+            assert client.post("/chat", json={"message": "before"}).json()["status"] == "success"
+            with hanging(tmp_path / "host" / "memory"):
+                assert client.get("/health").json()["volumes"]["memory"] is False
+                known = client.post("/chat", json={"message": "during"}).json()
+                assert known["result"] == "echo: during"
+                assert client.get("/ready").status_code == 200
+            assert client.get("/health").json()["volumes"]["memory"] is True
+    finally:
+        host.stop()
+
+
+@needs_fuse
+def test_a_workspace_that_hangs_does_not_keep_the_host_from_ending(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    host = new_host(tmp_path / "host", model.url).start()
+    with host.client() as client, hanging(tmp_path / "host" / "memory"):
+        assert client.get("/health").json()["volumes"]["memory"] is False
+        assert client.post("/chat", json={"message": "during"}).json()["status"] == "success"
+        assert host.stop() == 0
