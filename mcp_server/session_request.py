@@ -10,9 +10,8 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_type_hints
+from typing import Final, NamedTuple, get_type_hints
 
 CONVERSATION_ID: Final = re.compile(r"(?:prin-[0-9a-f-]{36}\+)?[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
 PRINCIPAL_ID: Final = re.compile(r"operator|prin-[0-9a-f-]{36}")
@@ -24,8 +23,7 @@ class NoIdentity(Exception):
     """The environment doesn't say whom to act for; the sentence says what is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The conversation a tool server acts for, where its store is, and its zone ("": the machine's).
 
     ``principal_id``: whose the conversation is. ``access``: how to reach a store that several hosts share, as
@@ -39,7 +37,7 @@ class Identity:
     store_dir: Path | None
     timezone: str
     task_quota: int
-    access: str | None = field(default=None, repr=False)
+    access: str | None = None
     token_id: str | None = None
     principal_id: str = "operator"
 
@@ -93,8 +91,7 @@ SERVED: Final = b"served"
 """What the zygote answers to a shim once the session has its descriptors; then follows the exit status."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRequest:
+class SessionRequest(NamedTuple):
     """Whom one session is to act for; where the store is, is the zygote's own to say.
 
     ``access``: how the session reaches a store that several hosts share; ``token_id``: the token whose end is
@@ -117,7 +114,7 @@ class BadRequest(Exception):
 
 def encode(request: SessionRequest) -> bytes:
     """Return the packet."""
-    return json.dumps({name: getattr(request, name) for name in SessionRequest.__slots__}).encode()
+    return json.dumps(request._asdict()).encode()
 
 
 def decode(packet: bytes) -> SessionRequest:

@@ -1,7 +1,7 @@
 """``python -m mcp_server.zygote``: one warm process that forks a tool server per session.
 
 Everything slow is imported once, before the first fork, when somebody is about to want a session: until
-then an idle host does not hold the 45 MiB. A session then costs a fork. The zygote has no threads and no
+then an idle host does not hold the 36 MiB. A session then costs a fork. The zygote has no threads and no
 event loop, so a fork is safe at any time. It serves one database, fixed at its own start:
 
 - the control socket (inherited) brings the host's sessions: one packet, one descriptor; a packet without a
@@ -13,7 +13,6 @@ When the control socket closes, the host is gone and the zygote ends with its se
 
 import contextlib
 import fcntl
-import logging
 import os
 import selectors
 import signal
@@ -21,15 +20,12 @@ import socket
 import struct
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from mcp_server import session_request
 from mcp_server.session_request import CONVERSATION_ID, identity_of
 from shared.processes import leave_the_end_to_the_host
-
-logger = logging.getLogger("picoclaw.mcp")
 
 GRACE_SECONDS: Final = 5.0
 """How long sessions may take to finish their calls after the host went."""
@@ -151,7 +147,7 @@ class Zygote:
         The fourth descriptor is the proof: only who may open the database for writing has one. A user id
         alone would not do, since the sandbox's commands may run under the host's.
         """
-        wanted = replace(session_request.decode(packet), access=None, token_id=None)
+        wanted = session_request.decode(packet)._replace(access=None, token_id=None)
         if len(fds) != session_request.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
             raise session_request.BadRequest
         ours, theirs = self._database.stat(), os.fstat(fds[3])
@@ -170,11 +166,13 @@ class Zygote:
             if asker is not None:
                 asker.send(session_request.SERVED)
             return
+        import logging  # in the sessions alone: as long as it waits the zygote is small
+
         status = 1
         try:
             status = self._be_session(wanted, fds, asker)
         except BaseException:
-            logger.exception("a session ended by a fault")
+            logging.getLogger("picoclaw.mcp").exception("a session ended by a fault")
         finally:
             os._exit(status)
 
@@ -201,7 +199,7 @@ class Zygote:
                 "TZ": wanted.timezone,
             }
         )
-        identity = replace(identity, access=wanted.access, token_id=wanted.token_id)
+        identity = identity._replace(access=wanted.access, token_id=wanted.token_id)
         return run_session(identity, lifeline=None if keep < 0 else keep, asks=asker is not None)
 
     def _reap(self) -> None:

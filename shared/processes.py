@@ -15,7 +15,6 @@ from inside the sandbox, where there is only the standard library.
 
 from __future__ import annotations
 
-import ast
 import signal
 import struct
 import sys
@@ -194,6 +193,8 @@ def _when_called(submodule: str, name: str) -> Callable[..., Any]:
 
 def _origins(package: str, source: str) -> dict[str, tuple[str, str]]:
     """Return for each name that a package takes from one of its submodules: that, and the name there."""
+    import ast  # not at the top: a zygote that waits has none of it
+
     found: dict[str, tuple[str, str]] = {}
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.ImportFrom) and statement.module and statement.level <= 1:

@@ -155,8 +155,6 @@ class ToolServers:
         timezone: str | None = None,
     ) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
-        if self.zygote.cold:
-            self.zygote.warm_soon()
         key = Key(conversation_id, is_main, PROTOCOL, None, principal_id, timezone)
         return ToolServerToolset(self, key, tool_specs(is_main, principal_id == OPERATOR))
 

@@ -1,6 +1,5 @@
 """The owner of the zygote: one warm process that forks a tool server per session (see docs/mcp.md)."""
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
@@ -24,9 +23,6 @@ _LONGEST_PACKET: Final = 4096
 START_AFTER_S: Final = 1.0
 """From the host's start to the process's, unless a session is wanted before: the host's own start and the
 model's client need the processors more."""
-WARM_AFTER_S: Final = 0.5
-"""From a run's begin to the import: the first reply needs the processors more, and models take longer to
-call a tool. A session that is wanted before waits for the import."""
 STOP_SECONDS: Final = 8.0
 """How long the zygote and its sessions may take to end; longer than their own grace."""
 RESTART_SECONDS: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
@@ -93,8 +89,6 @@ class Zygote:
         self._warmed = anyio.Event()
         self._closing = False
         self.pid: int | None = None
-        self.cold = True
-        """Nobody has asked the process yet to import what sessions need."""
         self._wanted = anyio.Event()
         # Requests wait in the socket while the process is still importing.
         self._control, self._inherited = _pair()
@@ -116,7 +110,6 @@ class Zygote:
             logger.warning("The tool server process ended unexpectedly and is started again")
             with suppress(OSError):  # then at the next start
                 self._control, self._inherited = _pair()
-                self.cold = True
             await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
     async def bear(self, key: Key) -> socket.socket:
@@ -140,15 +133,11 @@ class Zygote:
         ours.setblocking(False)
         return ours
 
-    def warm_soon(self) -> None:
-        """Have the process import what sessions need, in a moment: somebody may want one."""
-        self.cold = False
-        asyncio.get_running_loop().call_later(WARM_AFTER_S, _warm, self._control)
-
     async def ready(self) -> None:
         """Return once the process has finished importing."""
         self._wanted.set()
-        _warm(self._control)
+        with suppress(OSError):  # it is gone
+            self._control.send(_WARM)
         await self._warmed.wait()
 
     def close(self) -> None:
@@ -190,7 +179,6 @@ class Zygote:
         """Be the owner of one process: from its start to its end, also when cancelled. Raises OSError."""
         if self._inherited.fileno() < 0:
             self._control, self._inherited = _pair()
-            self.cold = True
         with self._inherited:
             process = await begun("mcp_server.zygote", self._inherited, self._place.environment())
         self.pid = process.pid
@@ -203,11 +191,6 @@ class Zygote:
             self.pid = None
             self._close_control()
             await terminate(process, STOP_SECONDS)
-
-
-def _warm(control: socket.socket) -> None:
-    with suppress(OSError):  # it is gone, or has enough to do
-        control.send(_WARM)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
