@@ -1,0 +1,3 @@
+from shared.processes import make_lazy
+
+make_lazy("uvicorn")

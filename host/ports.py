@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from shared.usage_values import Usage
-from shared.values import Block
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
+
+    from shared.values import Block
 
 WHOLE: Final = frozenset({"end_turn", "stop_sequence", "tool_use"})
 """Stop reasons of a reply that the model itself brought to its end

@@ -38,7 +38,7 @@ Id = Annotated[str, Field(max_length=200)]
 class Arguments(BaseModel):
     """Arguments of a tool. An optional text that is empty counts as not given, and so does null."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

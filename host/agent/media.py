@@ -9,13 +9,12 @@ import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from xml.sax.saxutils import quoteattr
 
 import anyio.to_thread
 
 from host.agent.window import shown
 from host.ports import Message
-from shared.untrusted import defused, escaped
+from shared.untrusted import attribute, escaped
 from shared.values import Block
 
 KEPT: Final = "kept"
@@ -123,7 +122,7 @@ class Media:
         if not as_text:
             data = {"type": "base64", "media_type": source["media_type"], "data": content}
             return {**block, "source": data}
-        named = defused(quoteattr(source["path"]))
+        named = attribute(source["path"])
         text = f'<enclosed kind="document" from={named}>{escaped(content)}</enclosed>'
         return {**stand_in(block), "text": text}
 

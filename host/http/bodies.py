@@ -113,7 +113,7 @@ class TooManyValues(errors.InvalidInput):
 class Body(BaseModel):
     """A request body: strict types, no unknown fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
 
 def storable(value: Any) -> Any:

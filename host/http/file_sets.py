@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final
@@ -175,7 +174,8 @@ INCOMPLETE: Final = (
     b"This archive is incomplete: it has at most 100,000 names, and none that is not UTF-8 or "
     b"that may not be read. Links are left out of every archive.\n"
 )
-_TAR_END: Final = bytes(2 * tarfile.BLOCKSIZE)
+_TAR_BLOCK: Final = 512
+_TAR_END: Final = bytes(2 * _TAR_BLOCK)
 
 
 class TarDownload(Streamed):
@@ -253,6 +253,8 @@ class TarDownload(Streamed):
 
 
 def _header(path: str, size: int, modified_ms: int = 0, *, directory: bool = False) -> bytes:
+    import tarfile  # not at the top: 0.35 MiB that few hosts need
+
     info = tarfile.TarInfo(path)
     info.size, info.mtime = size, modified_ms // 1000
     info.type, info.mode = (tarfile.DIRTYPE, 0o755) if directory else (tarfile.REGTYPE, 0o644)
@@ -260,4 +262,4 @@ def _header(path: str, size: int, modified_ms: int = 0, *, directory: bool = Fal
 
 
 def _padding(size: int) -> bytes:
-    return bytes(-size % tarfile.BLOCKSIZE)
+    return bytes(-size % _TAR_BLOCK)

@@ -4,16 +4,20 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming. Events,
 types are to be expected; they are skipped, or kept as they are.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.jsons import JSONDecodeError, dumps, fits, loads
 from shared.usage_values import Usage
-from shared.values import Block
+
+if TYPE_CHECKING:
+    from shared.values import Block
 
 LONGEST: Final = 16 * 1024 * 1024
 """Characters of a reply; the longest that the API writes has about a twentieth."""

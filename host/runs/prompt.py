@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import quoteattr
 
 from host.agent.own_tools import WANTED
 from host.runs.spec import RunLimits, RunSpec
@@ -188,7 +187,7 @@ def _tag(name: str, attributes: Mapping[str, str], text: str) -> str:
 
 
 def _opening(name: str, attributes: Mapping[str, str]) -> str:
-    pairs = (f"{key}={untrusted.defused(quoteattr(value))}" for key, value in attributes.items())
+    pairs = (f"{key}={untrusted.attribute(value)}" for key, value in attributes.items())
     return f"<{name} {' '.join(pairs)}>"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from typing import Final
-from xml.sax.saxutils import escape
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,6 +24,7 @@ from shared.store.contract import acting
 from shared.store.sql.task_rows import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
+from shared.untrusted import escaped
 from shared.values import Idempotency, KeyedAnswer
 
 logger = logging.getLogger("picoclaw.tasks")
@@ -268,7 +268,7 @@ class _Service:
 def _notice(task: Task) -> str:
     """Return what the agent is told of a task's run: the words alone may sound like a wish to schedule."""
     heard = DELIVERED if task.deliver == "answer" else NOT_DELIVERED
-    return f"{NOTICE.format(escape(task.id))} {heard}"
+    return f"{NOTICE.format(escaped(task.id))} {heard}"
 
 
 def _state(answer: ChatShape) -> TaskRunState:

@@ -57,8 +57,12 @@ def test_the_host_starts_without_the_packages_that_are_slow_to_import() -> None:
     slow = {
         "anthropic",
         "asyncpg",
+        "click",
+        "html",
         "mcp",
         "sqlite_utils",
+        "tarfile",
+        "urllib.request",
         "rich",
         "typer",
         "prompt_toolkit",

@@ -97,7 +97,7 @@ def _apply(connection: sqlite3.Connection) -> None:
     numbered = Numbered("picoclaw")
     for number, statements in enumerate(STEPS, start=1):
         numbered(name=f"{number:04d}")(_step(number, statements))
-    numbered.apply(UtilsDatabase(connection, recursive_triggers=False))
+    numbered.apply(UtilsDatabase(connection, recursive_triggers=False, execute_plugins=False))
 
 
 @contextmanager
