@@ -23,4 +23,5 @@ def test_our_host_is_measured_by_the_adapter_that_others_have_too(tmp_path: Path
     figures = dict(re.findall(r"^  PicoClaw: (.*?) +([\d.,]+)$", told, re.M))
     assert figures.pop("of these lost") == "0.00"
     assert len(figures) == 8, told
+    figures.pop("processor time (ms)")  # the kernel counts it in hundredths of a second: of few turns none
     assert all(float(figure.replace(",", "")) > 0 for figure in figures.values())
