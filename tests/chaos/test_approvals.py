@@ -49,14 +49,14 @@ def _torment(root: Path, kills: int, chance: random.Random) -> None:
 def _live(
     host: HostProcess, number: int, asked: dict[str, str], allowed: set[str], chance: random.Random
 ) -> None:
-    """Ask and answer until, some time later, the host is killed by the caller."""
-    ended = threading.Event()
+    """Ask and answer for some time; the host is killed then, each second time not before it asked."""
+    told, ended = threading.Event(), threading.Event()
 
     def talk() -> None:
         with contextlib.suppress(httpx2.HTTPError, KeyError), host.client() as client:
             _check(client, asked)
-            told = _ask(client, f"effect-{number}")
-            asked[told["requests"][0]["id"]] = f"effect-{number}"
+            asked[_ask(client, f"effect-{number}")["requests"][0]["id"]] = f"effect-{number}"
+            told.set()
             for approval in list(asked):
                 if chance.random() < 0.7:
                     _allow(client, approval, allowed)
@@ -64,6 +64,8 @@ def _live(
 
     thread = threading.Thread(target=talk, daemon=True)
     thread.start()
+    if number % 2:
+        told.wait(60)
     thread.join(chance.choice([0.05, 0.2, 0.4, 0.8]) + chance.uniform(0, 0.2))
     ended.set()
 

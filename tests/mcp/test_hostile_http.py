@@ -17,6 +17,7 @@ from tests.mcp.over_http import HELLO, RawHttp, envelope, new_token, request
 from tests.mcp.test_hostile_stdio import NOT_MESSAGES
 from tests.mcp.test_ownership import DAILY, DENIED, FOREIGN
 from tests.running import HostProcess, running_host, until
+from tests.warm_host import is_process
 
 MIB = 1024 * 1024
 INVALID_REQUEST = -32600
@@ -209,7 +210,7 @@ def test_a_client_that_sends_half_and_goes_away_leaves_nothing(host: HostProcess
 def test_a_tool_server_that_is_killed_costs_one_answer_at_most(host: HostProcess, client: RawHttp) -> None:
     assert client.tool("list_tasks")["isError"] is False
     for process in host.tree():
-        if any("mcp_server.zygote" in part for part in process.cmdline()) and process.children() == []:
+        if is_process(process, "mcp_server.zygote") and process.children() == []:
             process.kill()
     until(lambda: "result" in client.ask(1, "tools/list"))
     assert client.tool("list_tasks")["isError"] is False
