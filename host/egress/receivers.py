@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,7 +23,7 @@ from host.egress.addresses import TLS, AddressPolicy, Forbidden, PinnedTransport
 from host.egress.bounded import ACCEPTED, Bounded, bound
 from host.egress.transport import ApiTransport, Connection
 from shared.children import Link, serve
-from shared.clock import now_ms
+from shared.clock import ms_of, now_ms
 from shared.errors import InvalidInput
 from shared.jsons import dump_bytes, loads
 from shared.processes import framed
@@ -163,7 +164,9 @@ def _retry_after_ms(headers: list[tuple[bytes, bytes]]) -> int:
     if said.isascii() and said.isdigit():
         return int(said[:9]) * 1000
     try:
-        return max(round(parsedate_to_datetime(said).timestamp() * 1000) - now_ms(), 0)
+        # A date without a zone, as in one of HTTP's older forms, is in UTC (RFC 9110, section 5.6.7).
+        moment = parsedate_to_datetime(said)
+        return max(ms_of(moment.replace(tzinfo=moment.tzinfo or UTC)) - now_ms(), 0)
     except (ValueError, OverflowError, TypeError):
         return 0
 

@@ -26,7 +26,7 @@ from host.skills.knowledge import MEMORY_FILE, Knowledge
 from shared.errors import Conflict, NotFound, PicoError
 from shared.ids import PRINCIPAL
 from shared.shapes import PageShape, Shape, view
-from shared.store.sql.audit import ActShape
+from shared.store.sql.audit import ACTIONS, ActShape
 from shared.store.store import Store
 
 if TYPE_CHECKING:
@@ -177,9 +177,10 @@ def skills_view(catalogue: Catalogue) -> SkillsShape:
 logger = logging.getLogger("picoclaw.audit")
 
 SINCE: Final = Parameter("since", "Only from this instant on", "instant")
+ACTION: Final = Parameter("action", "Only this action", ACTIONS)
 OF: Final = (
     Parameter(OF_PRINCIPAL.name, "Only what is about this principal"),
-    Parameter("action", "Only this action, such as `token.created`"),
+    ACTION,
     SINCE,
 )
 
@@ -204,11 +205,10 @@ class AuditApi(Api):
     @operation("GET", "/audit", parameters=[*PAGE, *OF])
     async def list(self, request: Request) -> AuditShape:
         """List what was done, newest first."""
-        asked = request.query_params
         page = await self._store.audit.page(
             **page_of(request),
-            principal_id=asked.get(OF_PRINCIPAL.name),
-            action=asked.get("action"),
+            principal_id=request.query_params.get(OF_PRINCIPAL.name),
+            action=ACTION.text(request),
             since=SINCE.instant(request) or 0,
         )
         return {"audit": page.items, "next_cursor": page.next_cursor}

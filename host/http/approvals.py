@@ -6,7 +6,7 @@ Mode").
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
@@ -22,7 +22,7 @@ from host.schemas import SchemaJudge
 from host.telemetry import Metrics
 from host.tools.without_sandbox import ClientTool
 from shared import jsons
-from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
+from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Kind, Ready
 from shared.clock import now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.shapes import PageShape, Shape, view
@@ -157,7 +157,7 @@ class AnswerRequest(Body):
 
 
 OF_STATUS: Final = Parameter("status", "Only those in this status", tuple(ApprovalStatus))
-OF_KIND: Final = Parameter("kind", "Only those of this kind")
+OF_KIND: Final = Parameter("kind", "Only those of this kind", get_args(Kind))
 OF_RUN: Final = Parameter("run_id", "Only those that this run asked")
 SINCE: Final = Parameter("since", "Only those asked from then on", "instant")
 OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL, SINCE)
@@ -174,8 +174,7 @@ class ApprovalsApi(Api):
     @operation("GET", "/approvals", scope="chat|approve", parameters=(*PAGE, *OF))
     async def list(self, request: Request) -> ApprovalsShape:
         """List requests: those that wait oldest first, all others newest first."""
-        wanted = {name: request.query_params.get(name) for name in ("kind", "run_id")}
-        wanted["status"] = OF_STATUS.text(request)
+        wanted = {each.name: each.text(request) for each in (OF_STATUS, OF_KIND, OF_RUN)}
         wanted["conversation_id"] = await asked_for(request, self._store)
         whose = caller_of(request).listed(request)
         page = await self._store.approvals.page(
@@ -285,8 +284,10 @@ def _form(message: str, fields: Form) -> Form:
 
 
 def answer_of(request: Approval, response: Mapping[str, Any], by: Mapping[str, Any]) -> Answer | None:
-    """Return what a response to an elicitation says to the request, None if nothing."""
-    if response.get("action") in ("decline", "cancel"):
+    """Return what a response to an elicitation says to the request, None if nothing: who cancels the form
+    chooses nothing.
+    """
+    if response.get("action") == "decline":
         return Answer("deny", by)
     content = response.get("content")
     if response.get("action") != "accept" or not isinstance(content, Mapping):

@@ -18,7 +18,7 @@ from host.runs.spec import UsageShape
 from host.telemetry import Metrics
 from shared.approval_values import Waiting
 from shared.clock import now_ms
-from shared.errors import InvalidInput, Unavailable
+from shared.errors import Unavailable
 from shared.shapes import PageShape, view
 from shared.store.sql.task_rows import TaskMetrics
 from shared.store.store import Store, StoreCounts
@@ -188,11 +188,9 @@ class UsageApi(Api):
     async def list(self, request: Request) -> UsagePageShape:
         """What model calls used, newest day first."""
         asked = page_of(request)
-        by = request.query_params.get("by")
+        by = BY.text(request)
         conversation_id = await asked_for(request, self._store)
         principal_id = caller_of(request).listed(request)
-        if by not in (None, "day", "conversation"):
-            raise InvalidInput("by: must be day or conversation")
         book = self._store.usage
         if conversation_id is None and by != "conversation":
             page = await book.by_day(**asked, principal_id=principal_id)

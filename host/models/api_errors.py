@@ -9,6 +9,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
@@ -141,9 +142,10 @@ def _number(text: str | None) -> float | None:
 def _until(date: str) -> float | None:
     try:
         moment = parsedate_to_datetime(date)
-    except ValueError:
+        # A date without a zone, as in one of HTTP's older forms, is in UTC (RFC 9110, section 5.6.7).
+        return max(0.0, (ms_of(moment.replace(tzinfo=moment.tzinfo or UTC)) - now_ms()) / 1000)
+    except (ValueError, OverflowError, TypeError):
         return None
-    return max(0.0, (ms_of(moment) - now_ms()) / 1000)
 
 
 _LONGEST: Final = 10_000

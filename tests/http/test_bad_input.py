@@ -93,6 +93,25 @@ def test_what_is_not_a_json_object_is_refused_as_the_body(client: httpx2.Client,
     assert answer.json()["error"].startswith("body")
 
 
+def test_a_query_that_has_to_be_one_of_some_texts_is_refused_with_those_there_are(
+    client: httpx2.Client,
+) -> None:
+    document = client.get("/openapi.json").json()
+    lists = {path: methods["get"] for path, methods in document["paths"].items() if "get" in methods}
+    asked = [
+        (path, each["name"], each["schema"]["enum"])
+        for path, get in lists.items()
+        for each in get.get("parameters", ())
+        if each["in"] == "query" and "enum" in each["schema"] and "{" not in path
+    ]
+    assert {name for _, name, _ in asked} == {"status", "kind", "action", "by"}
+    for path, name, choices in asked:
+        refused = client.get(path, params={name: "zzz"})
+        assert refused.status_code == 400, path
+        assert refused.json()["error"].startswith(f"{name}: must be one of")
+        assert all(each in refused.json()["error"] for each in choices)
+
+
 @pytest.mark.parametrize("nesting", [b"[" * 100_000, b'{"a":' * 50_000])
 def test_nesting_without_end_is_refused(client: httpx2.Client, nesting: bytes) -> None:
     answer = client.post("/chat", content=nesting, headers={"Content-Type": "application/json"})

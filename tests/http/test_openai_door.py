@@ -563,12 +563,12 @@ def test_fields_that_mean_nothing_here_are_tolerated(client: httpx2.Client) -> N
         "modalities": ["text"],
         "user": None,
         "stream": None,
-        "stream_options": None,
+        "stream_options": {"include_usage": True},
         "chat_id": "from Open WebUI",
     }
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200
-    without = ("temperature", "top_p", "presence_penalty", "seed", "chat_id")
+    without = ("temperature", "top_p", "presence_penalty", "seed", "chat_id", "stream_options")
     assert sorted(answer.json()["warnings"]) == sorted(f"{name} has no effect." for name in without)
     told = client.post("/v1/chat/completions", json={**body, "stream": True}).text
     assert told.count("seed has no effect.") == 1

@@ -319,6 +319,8 @@ def test_a_response_in_the_background_is_read_followed_and_cancelled(gpt: openai
     again = list(gpt.responses.retrieve(begun.id, stream=True, starting_after=3))
     assert [event.sequence_number for event in told] == list(range(len(told)))
     assert [event.type for event in again] == [event.type for event in told[4:]]
+    beyond = list(gpt.responses.retrieve(begun.id, stream=True, starting_after=999))
+    assert [event.type for event in beyond] == ["response.completed"]
     hanging = say(gpt, directive(hang=True), background=True)
     for _ in range(2):
         assert gpt.responses.cancel(hanging.id).status == "cancelled"
@@ -434,6 +436,9 @@ def test_what_has_no_effect_is_named_whether_it_is_told_again_or_not(client: htt
     assert "warnings" not in told[0]
     assert sorted(told[1]["warnings"]) == sorted(f"{name} has no effect." for name in idle)
     assert {name: told[1][name] for name in idle} == idle
+    style = {"text": {"verbosity": "high"}, "reasoning": {"effort": "none", "summary": "auto"}}
+    shown = client.post("/v1/responses", json={"input": "hi", **style}).json()
+    assert shown["warnings"] == ["text.verbosity has no effect.", "reasoning.summary has no effect."]
 
 
 def test_an_unknown_model_or_conversation_is_not_found(gpt: openai.OpenAI, client: httpx2.Client) -> None:

@@ -248,6 +248,11 @@ def test_people_allow_and_deny_calls_through_a_client_whose_token_may_approve(
             asked[call]: {"action": "accept", "content": {"decision": "allow"}},
             asked["Which city?"]: {"action": "accept", "content": {"answer": "Rome"}},
         }
+        closed = {key: {"action": "cancel"} for key in said}
+        dismissed = client.stateless("tools/call", {**again, "inputResponses": closed}).json()["result"]
+        assert dismissed["structuredContent"]["status"] == "paused", "nobody chose, and nobody is asked twice"
+        waiting = operator.get("/approvals?status=pending").json()["approvals"]
+        assert {each["id"] for each in waiting} == set(said)
         second = client.stateless("tools/call", {**again, "inputResponses": said}).json()["result"]
         ((key, _),) = second["inputRequests"].items()
         denied = {key: {"action": "accept", "content": {"decision": "deny", "message": "once is enough"}}}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from email.utils import format_datetime
 from typing import Any
 
 import anyio
@@ -183,8 +183,22 @@ async def test_the_time_to_wait_is_taken_from_the_answer(
     assert error.retry_after_s == seconds
 
 
-async def test_the_time_to_wait_may_be_a_date(model: AnthropicModel) -> None:
-    date = format_datetime(at(now_ms() + 60_000), usegmt=True)
+@pytest.fixture
+def in_kolkata() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"]
+)
+async def test_the_time_to_wait_may_be_a_date_in_utc_wherever_the_host_is(
+    model: AnthropicModel, in_kolkata: None, form: str
+) -> None:
+    date = at(now_ms() + 60_000).strftime(form)
     error = await failure(model, directive(status=503, retry_after=date))
 
     assert error.retry_after_s is not None

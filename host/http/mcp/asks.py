@@ -146,7 +146,10 @@ class Asks:
             run = await self._begin(caller, client, asked)
         view = await self._view(caller, run)
         self._counts.asks[view["status"]] += 1
-        questions = await self._questions(client, run)
+        said = _object(params.get("inputResponses"))
+        dismissed = {key for key, each in said.items() if _object(each).get("action") == "cancel"}
+        # Whose form was closed isn't asked again at once: the result says where people answer.
+        questions = [each for each in await self._questions(client, run) if each.id not in dismissed]
         if client.tasks and (questions or view["status"] == "running"):
             return {"resultType": "task", **_task(run, run, "working")}
         if questions:

@@ -335,6 +335,10 @@ class ChatCompletionRequest(Parameters):
     stop: Stops | None = None
     response_format: ResponseFormat | None = None
 
+    def idle(self) -> dict[str, Any]:
+        """Return the options of a stream where there is none."""
+        return {} if self.stream else {"stream_options": self.stream_options}
+
     @property
     def output_schema(self) -> dict[str, Any] | bool | None:
         """What the answer has to be, None for text. An object is promised also where it isn't strict."""

@@ -251,7 +251,8 @@ class Response:
             number += len(told)
         ended = dict(self.view())
         name = ended["status"] if ended["status"] in ("completed", "failed") else "incomplete"
-        yield _framed([(name, {"response": ended})], number, after)
+        # How it ended is told also to who asks for what comes after it.
+        yield _framed([(name, {"response": ended})], number, min(after, number))
 
 
 def _framed(told: Sequence[Told], first: int, after: int) -> bytes:

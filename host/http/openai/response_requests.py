@@ -245,6 +245,8 @@ class ResponseRequest(Parameters):
     def idle(self) -> dict[str, Any]:
         """Return the known fields that ask for something and have no effect."""
         asked = {name: (getattr(self, name), usual) for name, usual in USUAL.items()}
+        asked["text.verbosity"] = self.text and self.text.verbosity, ("medium",)
+        asked["reasoning.summary"] = self.reasoning and self.reasoning.summary, ()
         return {name: value for name, (value, usual) in asked.items() if value not in usual}
 
     def echo(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from shared import jsons
+from shared.approval_values import DECIDED
 from shared.clock import iso, now_ms
 from shared.principals import HOST, OPERATOR, Actor
 from shared.shapes import Shape
@@ -21,6 +22,15 @@ WHOSE: Final = """SELECT principal_id FROM conversations WHERE id = $1
     UNION ALL SELECT principal_id FROM conversations WHERE id IN (
         SELECT conversation_id FROM approvals WHERE id = $1
         UNION ALL SELECT conversation_id FROM scheduled_tasks WHERE id = $1)"""
+
+
+ACTIONS: Final = (
+    *(f"principal.{what}" for what in ("created", "changed", "suspended", "deleted")),
+    *(f"token.{what}" for what in ("created", "revoked")),
+    *(f"approval.{what}" for what in DECIDED.values()),
+    "budget.lifted",
+    "reached",
+)
 
 
 class ActShape(Shape):
