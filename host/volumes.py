@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -69,6 +69,8 @@ def make_volumes(settings: Settings) -> bool:
 
     Returns whether the home is new, or `init` or `dev` made it, so that no volume with a store can be missed.
     """
+    for fault in misplaced(settings):
+        raise Misconfigured(fault)
     made = _is_first_start(settings.home, settings.store_dir)
     volumes = {
         "STORE_DIR": settings.store_dir,
@@ -91,6 +93,22 @@ def make_volumes(settings: Settings) -> bool:
     if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
         raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
     return made
+
+
+def misplaced(settings: Settings) -> Iterator[str]:
+    """Yield what lies in the place of a directory; a directory in the place of the database."""
+    folders = {
+        "STORE_DIR": settings.store_dir,
+        "MEMORY_DIR": settings.memory_dir,
+        "PRINCIPALS_DIR": settings.principals_dir,
+        "SKILLS_DIR": settings.skills_dir,
+        "BUILT_IN_SKILLS_DIR": settings.built_in_skills_dir,
+    }
+    for name, path in folders.items():
+        if path is not None and os.path.exists(path) and not os.path.isdir(path):
+            yield f"{name}: {path} is not a directory"
+    if os.path.isdir(database := settings.local_db_path):
+        yield f"LOCAL_DB_PATH: {database} is a directory; name a file, such as {database / 'picoclaw.db'}"
 
 
 def _is_first_start(home: Path, store_dir: Path) -> bool:

@@ -25,7 +25,7 @@ from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
 from host.runs.webhooks import CLEAR_SECRETS
 from host.telemetry import Telemetry
-from host.volumes import cure, nearest
+from host.volumes import cure, misplaced, nearest
 from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
 from shared.redact import Redactor
@@ -168,6 +168,9 @@ def _token(settings: Settings) -> Finding:
 
 
 def _volumes(settings: Settings) -> Iterator[Finding]:
+    if faults := [Finding("volumes", "fault", said) for said in misplaced(settings)]:
+        yield from faults
+        return
     volumes = {
         "workspace": settings.memory_dir,
         "store": settings.store_dir,

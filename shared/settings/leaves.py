@@ -8,9 +8,9 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -68,6 +68,26 @@ class Leaf:
 def leaves() -> tuple[Leaf, ...]:
     """Return every setting there is, in the order of the models."""
     return tuple(_walk(Settings, (), in_config=False))
+
+
+_UNEXPANDED: Final = re.compile(r"\$\{?[A-Za-z_]|[\"']")
+"""How a part of a path begins that a shell would have expanded, or taken the quotes away of."""
+
+
+def unexpanded(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    """Yield where a path holds a variable or a quotation mark, which nothing here expands; and that part.
+
+    What lies below the home is told once, of the home.
+    """
+    home = settings.home.parts
+    for leaf in leaves():
+        if leaf.kind is not Path and leaf.path[-1] not in ("allow_read_paths", "allow_write_paths"):
+            continue
+        value = reduce(getattr, leaf.path, cast("Any", settings))
+        for path in value if isinstance(value, tuple) else [value or ""]:
+            parts = Path(path).parts
+            own = parts if leaf.path == ("home",) or parts[: len(home)] != home else parts[len(home) :]
+            yield from ((leaf.path, part) for part in own if _UNEXPANDED.match(part))
 
 
 def config_sections() -> frozenset[str]:

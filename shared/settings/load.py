@@ -30,6 +30,7 @@ from shared.settings.leaves import (
     leaves,
     put,
     shadowed,
+    unexpanded,
     unknown_names,
     without_effect,
 )
@@ -221,6 +222,8 @@ def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
     if names and asked is not None and asked in wanted and not needed:
         place = origins.place(("agents", "defaults", "model_name"))
         yield f"{place} must be one of the names in model_list: {', '.join(names)}"
+    for keys, part in unexpanded(settings):
+        yield f"{origins.place(keys)} has {part} in it, which stays as it is here: write the path itself"
     top: Keys = ()
     faults = [(top, fault) for fault in uncountable(settings, settings.budgets, None)]
     if settings.auth.jwt.create:

@@ -95,6 +95,29 @@ def test_a_port_that_cannot_be_had_is_one_sentence_and_one_code(tmp_path: Path, 
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "said"),
+    [
+        ("LOCAL_DB_PATH", "folder", "is a directory; name a file, such as"),
+        ("STORE_DIR", "file", "is not a directory"),
+        ("PRINCIPALS_DIR", "file", "is not a directory"),
+        ("SKILLS_DIR", "file", "is not a directory"),
+    ],
+)
+def test_what_lies_in_the_place_of_something_else_is_named_by_the_start_and_by_doctor(
+    tmp_path: Path, name: str, place: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    given = {name: str(tmp_path / place), "API_TOKEN": TOKEN}
+    ended = process(tmp_path, "serve", PORT="0", **given)
+    sentence = f"{name}: {tmp_path / place} {said}"
+    assert (ended.returncode, sentence in ended.stdout + ended.stderr) == (2, True)
+    looked = process(tmp_path, "doctor", "--json", **given)
+    faults = [each["said"] for each in json.loads(looked.stdout) if each["verdict"] == "fault"]
+    assert any(fault.startswith(sentence) for fault in faults)
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "1>/dev/full"])
 @pytest.mark.parametrize("command", ["doctor", "--version", "tasks --help", "secrets list"])
 def test_a_stream_that_is_closed_or_full_is_no_stack_trace(tmp_path: Path, command: str, closed: str) -> None:

@@ -112,10 +112,22 @@ def test_other_words_for_a_truth_stop_the_start(tmp_path: Path, word: str) -> No
         ("PICOCLAW_AUTH_JWT_JWKS_URL", "https://issuer/a b", "must be an http or https address"),
         ("PICOCLAW_CHANNELS_TELEGRAM_WEBHOOK_URL", "http://:80", "must be an http or https address"),
         ("PICOCLAW_MODEL_LIST", "[{", "must be JSON"),
+        ("STORE_DIR", "$HOME/store", "has $HOME in it, which stays as it is here: write the path itself"),
+        ("MEMORY_DIR", "/srv/${USER}", "has ${USER} in it, which stays as it is here: write the path itself"),
+        ("LOCAL_DB_PATH", '"/srv/a.db"', 'has " in it, which stays as it is here: write the path itself'),
     ],
 )
 def test_a_bad_variable_stops_the_start_by_name(tmp_path: Path, name: str, value: str, end: str) -> None:
     assert fault_in(tmp_path, None, **{name: value}) == f"{name} (environment) {end}"
+
+
+def test_a_home_with_a_variable_in_it_is_told_once_and_paths_of_the_config_too(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"HOME": str(tmp_path), "PICOCLAW_HOME": "${HOME}/.picoclaw"})
+    assert str(caught.value).startswith("PICOCLAW_HOME (environment) has ${HOME} in it")
+    assert len(caught.value.faults) == 1
+    tools = {"allow_read_paths": ["~/docs", "$HOME/docs"]}
+    assert "tools.allow_read_paths has $HOME in it" in fault_in(tmp_path, {"tools": tools})
 
 
 def test_an_unknown_name_of_ours_is_a_warning_with_the_nearest(tmp_path: Path) -> None:
