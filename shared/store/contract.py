@@ -53,6 +53,12 @@ class Tx(Protocol):
     async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first value of the first row or None."""
 
+    async def number_from(self, table: str, least: int) -> None:
+        """Let the numbers that a table's rows get from now on be above ``least``, and above all before.
+
+        Its ``number`` is a sequence. Who calls it, and whoever numbers rows, holds one lock.
+        """
+
     async def lock(self, kind: str, name: str) -> None:
         """Wait for everybody else who holds the lock of this kind and name, until the transaction ends.
 

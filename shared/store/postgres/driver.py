@@ -175,6 +175,8 @@ SHARDS: Final = 32
 
 LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 """Belongs to the transaction, not to the session, so it works through a pooler."""
+NUMBER_FROM: Final = """SELECT setval(name, greatest(nextval(name), $2::bigint))
+    FROM pg_get_serial_sequence($1, 'number') AS name"""
 TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 
 
@@ -220,6 +222,10 @@ class PostgresTx:
     async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first value of the first row or None."""
         return await self._connection.fetchval(translated(statement), *values)
+
+    async def number_from(self, table: str, least: int) -> None:
+        """Let the numbers of a table's rows be above ``least``."""
+        await self._connection.execute(NUMBER_FROM, table, least)
 
     async def lock(self, kind: str, name: str) -> None:
         """Wait for whoever holds the lock of this kind and name."""

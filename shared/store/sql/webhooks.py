@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, NotFound, Unavailable
 from shared.ids import EVENT, new_id
 from shared.store import rows
@@ -170,7 +171,12 @@ class Webhooks(Noun):
         columns = ("id", "webhook_id", "principal_id", "type", "data", "created_at", "began_at")
         values = (new_id(EVENT), webhook.id, webhook.principal_id, TEST, "{}", now, now)
         statement = f"{rows.insertion('webhook_deliveries', columns)} RETURNING *"
-        return await self._engine.write(lambda tx: _one(tx, statement, *values))
+
+        async def work(tx: Tx) -> WebhookDelivery:
+            await _number_by_clock(tx)
+            return await _one(tx, statement, *values)
+
+        return await self._engine.write(work)
 
     async def deliveries(
         self, webhook_id: str, status: str | None, *, limit: int, cursor: str | None
@@ -279,8 +285,16 @@ class Webhooks(Noun):
 
 async def _fan_out(tx: Tx) -> int:
     """Make some of what happened deliveries, so few that no run waits."""
-    await tx.lock("webhooks", "events")
+    await _number_by_clock(tx)
     return await tx.execute(SOME)
+
+
+async def _number_by_clock(tx: Tx) -> None:
+    """Let the next deliveries have numbers that rise with time: who sees two of its own, as ``sequence``, is
+    not told how many others have between them.
+    """
+    await tx.lock("webhooks", "events")
+    await tx.number_from("webhook_deliveries", now_ms() * 1000)
 
 
 async def _take(

@@ -115,6 +115,12 @@ class SqliteTx:
         row = await self.fetchrow(statement, *values)
         return None if row is None else row[0]
 
+    async def number_from(self, table: str, least: int) -> None:
+        """Let the numbers of a table's rows be above ``least`` (https://sqlite.org/autoinc.html)."""
+        raised = "UPDATE sqlite_sequence SET seq = max(seq, $2) WHERE name = $1"
+        if not await self.execute(raised, table, least):
+            await self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)", table, least)
+
     async def lock(self, kind: str, name: str) -> None:
         """Return at once: whoever writes is alone."""
 

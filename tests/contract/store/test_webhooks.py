@@ -11,6 +11,7 @@ import pytest
 
 from shared import jsons
 from shared.approval_values import Answer, NewApproval
+from shared.clock import now_ms
 from shared.errors import Conflict, NotDurable, NotFound
 from shared.principals import OPERATOR, PrincipalStatus
 from shared.store.sql import webhooks
@@ -80,6 +81,19 @@ async def test_the_end_of_a_run_is_told_with_its_answer(hooked: Store) -> None:
     assert (delivery.type, delivery.run_id, delivery.conversation_id) == ("run.ended", "run-a", "c")
     assert jsons.loads(delivery.data or "") == an_end().answer
     assert (delivery.status, delivery.created_at, delivery.principal_id) == ("waiting", T0 + 5, OPERATOR)
+
+
+async def test_numbers_of_deliveries_rise_with_time_and_count_nobody_else_s(hooked: Store) -> None:
+    await hooked.principals.add(a_principal("ann"))
+    await hooked.webhooks.add(a_webhook("hers", principal_id="prin-ann", subject="prin-ann"))
+    since = now_ms() * 1000
+    own = [(await hooked.webhooks.test(await hooked.webhooks.get("hook-w", None), T0)).number]
+    for name in "abc":
+        await hooked.webhooks.test(await hooked.webhooks.get("hook-hers", None), T0)
+        await end_runs(hooked, name)
+        own.append((await told(hooked))[-1].number)
+    assert own == sorted(set(own))
+    assert all(since < number < (now_ms() + 1) * 1000 for number in own)
 
 
 async def test_a_run_that_pauses_is_told_so_and_what_continues_it_ends_once(hooked: Store) -> None:
