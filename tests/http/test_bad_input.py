@@ -109,7 +109,7 @@ def test_a_query_that_has_to_be_one_of_some_texts_is_refused_with_those_there_ar
         refused = client.get(path, params={name: "zzz"})
         assert refused.status_code == 400, path
         assert refused.json()["error"].startswith(f"{name}: must be one of")
-        assert all(each in refused.json()["error"] for each in choices)
+        assert [each for each in choices if each not in refused.json()["error"]] == []
 
 
 @pytest.mark.parametrize("nesting", [b"[" * 100_000, b'{"a":' * 50_000])
