@@ -34,8 +34,8 @@ SCALE: Final = float(os.environ.get("BENCH_SCALE", "1"))
 ROUNDS: Final = max(int(30 * SCALE), 2)
 EACH: Final = 10 if SCALE else 2
 """Turns of one contender before the next one's."""
-SETTLED_S: Final = 4.0 * min(SCALE, 1)
-"""After a start, what loads behind it (the SDK) is there."""
+SETTLED_S: Final = 4.0 if SCALE else 0.0
+"""After a start, what loads behind it is there: the SDK, and from its second on the tool servers' zygote."""
 STARTS: Final = max(int(9 * SCALE), 1)
 LIVES: Final = 3
 """Starts whose memory is measured: the first one makes the store, and compiles what was never run."""

@@ -6,9 +6,7 @@ Both sides say frames (``shared.processes``). A process ends with its socket.
 import asyncio
 import gc
 import logging
-import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +15,7 @@ from typing import Final, Generic, TypeVar, cast
 import anyio
 from anyio.abc import Process
 
-from shared.processes import Frames, leave_the_end_to_the_host, not_dumpable, terminate
+from shared.processes import Early, Frames, how_to_begin, leave_the_end_to_the_host, not_dumpable, terminate
 
 STOP_S: Final = 5.0
 """How long a process may take to end once its socket is closed."""
@@ -29,16 +27,8 @@ async def begun(
     module: str, theirs: socket.socket, environment: Mapping[str, str], *arguments: str
 ) -> Process:
     """Start ``python -m module`` with its side of a socket; raises OSError."""
-    return await anyio.open_process(
-        [sys.executable, "-I", "-m", module, str(theirs.fileno()), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None,
-        env=environment,
-        cwd=os.sep,
-        pass_fds=(theirs.fileno(),),
-        start_new_session=True,  # the terminal's Ctrl-C is for the host
-    )
+    command, options = how_to_begin(module, theirs, environment, *arguments)
+    return await anyio.open_process(command, **options)
 
 
 class Stopping(ConnectionError):
@@ -74,15 +64,18 @@ L = TypeVar("L", bound=Link)
 class Child(Generic[L]):
     """One process at a time, ``python -m module``. ``make``: the host's side of its socket.
 
-    ``reached`` is the last one's, which may be lost.
+    ``reached`` is the last one's, which may be lost. ``early``: the first one, if it was begun already.
     """
 
-    def __init__(self, module: str, make: Callable[[], L], *arguments: str) -> None:
+    def __init__(
+        self, module: str, make: Callable[[], L], *arguments: str, early: Early | None = None
+    ) -> None:
         self._module = module
         self._make = make
         self._arguments = arguments
         self._starting = anyio.Lock()
-        self._process: Process | None = None
+        self._process: Process | Early | None = None
+        self._early = early
         self.reached: L | None = None
         self._closed = False
 
@@ -126,6 +119,15 @@ class Child(Generic[L]):
             await self._end()
         if self._closed:
             raise Stopping("the host is stopping")
+        if self._early is not None:
+            self._process, ours, self._early = self._early, self._early.ours, None
+        else:
+            ours = await self._begun()
+        ours.setblocking(False)
+        _, link = await asyncio.get_running_loop().create_connection(self._make, sock=ours)
+        return link
+
+    async def _begun(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -133,9 +135,7 @@ class Child(Generic[L]):
             except OSError:
                 ours.close()
                 raise
-        ours.setblocking(False)
-        _, link = await asyncio.get_running_loop().create_connection(self._make, sock=ours)
-        return link
+        return ours
 
     async def _end(self) -> None:
         if self.reached is not None:

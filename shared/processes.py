@@ -15,11 +15,12 @@ from inside the sandbox, where there is only the standard library.
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -28,6 +29,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from importlib.abc import Loader  # at run time it would bring importlib.resources, tempfile, bz2 ...
+    from socket import socket
+    from subprocess import Popen
 
     from anyio.abc import Process
 
@@ -58,7 +61,58 @@ def leave_the_end_to_the_host() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-async def terminate(process: Process, within_s: float) -> None:
+def how_to_begin(
+    module: str, theirs: socket, environment: Mapping[str, str], *arguments: str
+) -> tuple[list[str], dict[str, Any]]:
+    """Return command and options of a process of the host's own, ``python -m module``, at a socket's side."""
+    from subprocess import DEVNULL
+
+    command = [sys.executable, "-I", "-m", module, str(theirs.fileno()), *arguments]
+    options = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": None, "env": environment, "cwd": os.sep}
+    # The terminal's Ctrl-C is for the host.
+    return command, {**options, "pass_fds": (theirs.fileno(),), "start_new_session": True}
+
+
+def begin_early(module: str, environment: Mapping[str, str]) -> Early | None:
+    """Begin such a process before anything slow is imported; None where the system refuses it."""
+    import socket
+    from subprocess import Popen
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command, options = how_to_begin(module, theirs, environment)
+        try:
+            return Early(Popen(command, **options), ours)  # noqa: S603 - ours
+        except OSError:
+            ours.close()
+            return None
+
+
+class Early:
+    """A process that was begun before there was an event loop: what is asked of one of anyio's."""
+
+    def __init__(self, process: Popen[bytes], ours: socket) -> None:
+        self.ours = ours
+        self.pid = process.pid
+        self.kill = process.kill
+        self._process = process
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code once it has ended."""
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """Return when it has ended."""
+        from anyio.to_thread import run_sync
+
+        return await run_sync(self._process.wait, abandon_on_cancel=True)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+async def terminate(process: Process | Early, within_s: float) -> None:
     """Return when the process has ended, by itself or killed after ``within_s``; not to be cancelled."""
     import anyio  # not at the top: `picoclaw supervise` lives without it
 

@@ -11,6 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
+from host.models import WORKER, environment
+from shared.processes import begin_early
+
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
@@ -21,7 +24,7 @@ COMMANDS: Final = {
     "dev": ("host.cli.dev", "dev"),
     "doctor": ("host.cli.doctor", "doctor"),
     "init": ("host.cli.moving_in", "init"),
-    "serve": ("host.cli.serve", "serve"),
+    "serve": ("host.cli", "become_host"),
     "supervise": ("host.cli", "become_supervisor"),
     "usage": ("host.cli.runs", "usage"),
 }
@@ -106,6 +109,19 @@ def make_app(asked: str | None = None) -> Typer:
         if everything or name == asked:
             app.add_typer(_named(*group), name=name)
     return app
+
+
+def become_host() -> NoReturn:
+    """Run the host, from the environment, .security.yml and config.json."""
+    # First: it imports for as long as the host itself does, on another processor.
+    early = begin_early(WORKER, environment())
+    try:
+        from host.cli.serve import serve
+
+        serve(early)
+    finally:
+        if early is not None:
+            early.kill()  # settings may be wrong
 
 
 def become_tool_server() -> NoReturn:

@@ -27,7 +27,7 @@ from host.models.access import deprecated
 from host.models.process import ModelProcess
 from shared.errors import Misconfigured, PicoError, StoreError
 from shared.logging import configure
-from shared.processes import not_dumpable
+from shared.processes import Early, not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.secret_values import secret_values
@@ -45,13 +45,6 @@ HANGS_S: Final = 8.0
 _M_ARENA_MAX: Final = -8
 
 
-def serve() -> NoReturn:
-    """Run the host, from the environment, .security.yml and config.json."""
-    # What is imported and opened on the way to a running host stays; the host enables it again.
-    gc.disable()
-    raise SystemExit(run(take_settings(os.environ)))
-
-
 class CannotListen(Exception):
     """The address can't be had. ``code`` is 1 where another program has it, which may end by itself."""
 
@@ -66,8 +59,16 @@ class CannotListen(Exception):
         self.code = 1 if taken else HOPELESS
 
 
-def run(settings: Settings, bound: socket.socket | None = None) -> int:
-    """Run the host until a signal or POST /control/stop; return the exit code. ``bound``: where it listens.
+def serve(early: Early | None = None) -> NoReturn:
+    """Run the host with the settings there are, and end the process; ``early``: see ``run``."""
+    # What is imported and opened on the way to a running host stays; the host enables it again.
+    gc.disable()
+    raise SystemExit(run(take_settings(os.environ), early=early))
+
+
+def run(settings: Settings, bound: socket.socket | None = None, early: Early | None = None) -> int:
+    """Run the host until a signal or POST /control/stop; return the exit code. ``bound``: where it listens;
+    ``early``: the model's process, if it was begun already.
 
     0: it was stopped. 1: it could not go on, and another try may succeed. 2: only the operator can mend it.
     """
@@ -87,7 +88,7 @@ def run(settings: Settings, bound: socket.socket | None = None) -> int:
         logger.error("%s", fault)
         return fault.code
     try:
-        anyio.run(serve_on, bound, settings, backend_options={"use_uvloop": True})
+        anyio.run(serve_on, bound, settings, early, backend_options={"use_uvloop": True})
     except (StoreError, PicoError) as error:
         logger.error("%s", error)
         hopeless = error.hopeless if isinstance(error, StoreError) else isinstance(error, Misconfigured)
@@ -150,7 +151,7 @@ class _Stop:
             self(number.name)
 
 
-async def serve_on(bound: socket.socket, settings: Settings) -> None:
+async def serve_on(bound: socket.socket, settings: Settings, early: Early | None = None) -> None:
     """Open the host, answer on the socket until it is to stop, and close everything in order."""
     for warning in (*settings.warnings, *settings.channels.without_owners()):
         logger.warning("%s", warning)
@@ -161,7 +162,7 @@ async def serve_on(bound: socket.socket, settings: Settings) -> None:
             tasks.start_soon(stop.on, signals)
             with stop.opening:
                 try:
-                    await _live(bound, settings, stop)
+                    await _live(bound, settings, stop, early)
                 except (PicoError, StoreError) as error:
                     fault = error  # raised outside of the group, which would wrap it
             tasks.cancel_scope.cancel()
@@ -170,9 +171,9 @@ async def serve_on(bound: socket.socket, settings: Settings) -> None:
     logger.info("Stopped")
 
 
-async def _live(bound: socket.socket, settings: Settings, stop: _Stop) -> None:
+async def _live(bound: socket.socket, settings: Settings, stop: _Stop, early: Early | None) -> None:
     descriptors = raise_descriptor_limit()
-    async with ModelProcess() as process:
+    async with ModelProcess(early) as process:
         # Only now, beside that process's own: what is asked while a quarter of a second's modules are
         # imported waits in the socket.
         from host.app import app, open_host

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,11 +16,12 @@ from typing import Any, Final
 
 import anyio
 
+from host.models import WORKER, environment
 from host.ports import Delta, ModelError, OnDelta, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.children import Child, Link, Stopping
 from shared.errors import Misconfigured
 from shared.jsons import dump_bytes, loads
-from shared.processes import framed
+from shared.processes import Early, framed
 from shared.usage_values import Usage
 
 # From the host:
@@ -120,12 +120,6 @@ def reply_of(body: bytes) -> Reply:
 
 logger = logging.getLogger("picoclaw.agent")
 
-PASSED_ON: Final = frozenset(
-    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZ"}
-)
-"""What of the host's environment is for the model's client, in capitals or not."""
-
-
 LEAVE_S: Final = 30.0
 """How long the process may take to give a cancelled request up before it counts as stuck."""
 
@@ -137,8 +131,8 @@ class WorkerFault(Exception):
 class ModelProcess(Child["Asking"]):
     """One process for all models of a host, there from the beginning to the end of the block."""
 
-    def __init__(self) -> None:
-        super().__init__("host.models.worker", lambda: Asking(self.kill))
+    def __init__(self, early: Early | None = None) -> None:
+        super().__init__(WORKER, lambda: Asking(self.kill), early=early)
 
     async def __aenter__(self) -> ModelProcess:
         with suppress(ModelError):  # it is logged; whoever asks tries again
@@ -151,8 +145,7 @@ class ModelProcess(Child["Asking"]):
 
     def environment(self) -> dict[str, str]:
         """Return the host's proxies and certificates too."""
-        passed_on = {name: value for name, value in os.environ.items() if name.upper() in PASSED_ON}
-        return passed_on | super().environment()
+        return environment()
 
     async def ask(self, config: ModelConfig, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """See ``host.ports.Ask``; raises Misconfigured without a credential."""

@@ -25,6 +25,7 @@ BOTS: dict[str, BotApi] = {}
 SPAWNERS = {
     "host/sandbox/supervisor.py": "the supervisor",
     "shared/children.py": "the model's client, what tells webhooks, and the tool servers' zygote",
+    "shared/processes.py": "the model's client, before there is an event loop",
     "host/schemas/__init__.py": "judges schemas of strangers, with bounds on time and memory",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/store.py": "pg_dump and pg_restore, for the operator at the command line",

@@ -231,7 +231,7 @@ def test_a_run_killed_inside_a_command_is_interrupted_and_not_repeated(make_host
             "POST", "/chat", json={"message": message, "stream": True}, headers=key
         ) as response:
             start = next(frames(response.iter_lines()))[2]
-            until(counted.exists)
+            until(lambda: counted.exists() and counted.read_text())
             host.kill()
     host.start()
     with host.client() as client:

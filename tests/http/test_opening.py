@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +56,13 @@ def silent_server() -> Iterator[str]:
         yield f"postgresql://host:secret@127.0.0.1:{server.getsockname()[1]}/picoclaw"
 
 
+def hears(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> bool:
+    """Return whether a process has a handler of its own for a signal (proc_pid_status(5))."""
+    assert process is not None
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16) >> (number - 1) & 1)
+
+
 def test_what_comes_while_the_host_opens_waits_and_is_answered(loading: HostProcess, go_on: Path) -> None:
     with loading.client() as client, ThreadPoolExecutor() as threads:
         until(loading.listens)
@@ -78,7 +87,7 @@ def test_a_signal_ends_an_opening_and_who_waits_sees_the_connection_close(
     with opening.client() as client, ThreadPoolExecutor() as threads:
         until(opening.listens)
         listing = threads.submit(client.get, "/chat")
-        until(lambda: len(opening.tree()) > 1)
+        until(lambda: hears(opening.process, signal.SIGTERM))
         opening.process.terminate()
         assert opening.process.wait(60) == 0
         with pytest.raises(httpx2.TransportError):

@@ -19,13 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.models import PASSED_ON, WORKER, environment
 from host.models import process as processes
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.process import PASSED_ON, ModelConfig, ModelProcess, WorkerFault
+from host.models.process import ModelConfig, ModelProcess, WorkerFault
 from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.jsons import dump_bytes
-from shared.processes import Frames
+from shared.processes import Frames, begin_early
 from shared.usage_values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
@@ -256,6 +257,18 @@ async def test_the_process_ends_with_its_host_and_not_by_the_signals_of_a_termin
     assert not running.is_running()
     with pytest.raises(ModelError, match="stopping"):
         await ask(model, request())
+
+
+async def test_a_process_that_was_begun_before_the_event_loop_is_the_one_that_answers_and_ends(
+    server: FakeModel,
+) -> None:
+    early = begin_early(WORKER, environment())
+    assert early is not None
+    process = ModelProcess(early)
+    assert (await ask(partial(process.ask, ModelConfig(api_key=KEY, base_url=server.url)), request()))[0].text
+    assert process.pid == early.pid
+    await process.aclose()
+    assert early.returncode == 0
 
 
 async def test_a_process_that_cannot_be_started_is_tried_again(
