@@ -15,12 +15,12 @@ import httpx2
 import pytest
 import typer
 import yaml
-from jsonschema import Draft202012Validator
 
 from host.cli import make_app
 from shared.settings import load
 from shared.settings.leaves import leaves
 from tests.docs.pages import PAGES, ROOT
+from tests.json_schema import validator
 from tests.running import running_host
 
 FENCED: Final = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.M | re.S)
@@ -153,5 +153,5 @@ def test_a_request_of_the_docs_is_as_the_contract_has_it(
         json.loads(body)
         return
     content = document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
-    validator = Draft202012Validator({**content, "components": document["components"]})
-    assert [fault.message for fault in validator.iter_errors(json.loads(body))] == []
+    faults = validator({**content, "components": document["components"]}).iter_errors(json.loads(body))
+    assert [fault.message for fault in faults] == []

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from jsonschema import Draft202012Validator
 
 from tests.fakes.receiver import Answer, Receiver, receiving
 from tests.http.conftest import SEALING, MakeHost, configure
 from tests.http.two_principals import SETTINGS as WITH_PRINCIPALS
 from tests.http.two_principals import somebody
+from tests.json_schema import validator
 from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 ALLOWED = {"webhooks": {"allowed_hosts": ["127.0.0.1"]}}
@@ -361,4 +361,4 @@ def test_events_are_what_the_document_says(client: httpx2.Client, receiver: Rece
         event = receiver.wait_for(kind).event
         content = document["webhooks"][kind]["post"]["requestBody"]["content"]["application/json"]
         schema = {**content["schema"], "components": document["components"]}
-        Draft202012Validator(schema).validate(json.loads(json.dumps(event)))
+        validator(schema).validate(json.loads(json.dumps(event)))
