@@ -80,6 +80,11 @@ class Form:
         return list(found.items())
 
 
+PACKED: Final = (b"content-transfer-encoding", b"content-encoding")
+PLAIN: Final = (b"", b"7bit", b"8bit", b"binary", b"identity")
+"""What these headers of a part may say: RFC 7578 leaves no encoding, and it would be kept as it came."""
+
+
 class Part:
     """A part of a form; ``filename`` None: it is a field."""
 
@@ -99,11 +104,11 @@ async def parts_of(request: Request) -> AsyncIterator[tuple[Part, bytes | None]]
     Raises NotJson (another body), InvalidInput (not a whole form).
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise NotJson("Content-Type: must be multipart/form-data with a boundary")
     refuse_packed(request)
-    reader = _Reader(options[b"boundary"])
     try:
+        reader = _Reader(options[b"boundary"])
         async for data in request.stream():
             reader.parser.write(data)
             for piece in reader.taken():
@@ -155,8 +160,11 @@ class _Reader:
         self._value += data[start:end]
 
     def _header(self) -> None:
-        if self._name.lower() == b"content-disposition":
+        name = self._name.lower()
+        if name == b"content-disposition":
             self._disposition = self._value
+        if name in PACKED and self._value.strip().lower() not in PLAIN:
+            raise InvalidInput("body: send the files of a form as they are, without an encoding")
         self._name = self._value = b""
 
     def _headers(self) -> None:

@@ -320,6 +320,12 @@ def test_a_form_brings_several_files_at_once(client: httpx2.Client, workspace: P
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     assert code(client.post("/chat/main/files", content=cut, headers=form)) == (400, "invalid_request")
     assert code(client.post("/chat/main/files", content=b"x", headers=form)) == (400, "invalid_request")
+    long = {"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}
+    assert code(client.post("/chat/main/files", content=cut, headers=long)) == (400, "invalid_request")
+    part = b"--b\r\nContent-Disposition: form-data; name=f; filename=packed\r\n"
+    packed = part + b"Content-Transfer-Encoding: base64\r\n\r\naGk=\r\n--b--\r\n"
+    assert code(client.post("/chat/main/files", content=packed, headers=form)) == (400, "invalid_request")
+    assert client.get("/chat/main/files/inbox/packed").status_code == 404
     assert code(client.post("/chat/main/files", json={})) == (415, "unsupported_media_type")
     large = {"f": ("large", bytes((4 << 20) + 1))}
     assert code(client.post("/chat/main/files", files=large)) == (413, "file_too_large")
