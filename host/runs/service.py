@@ -138,17 +138,22 @@ class RunService:
 
     async def _begin(self, spec: RunSpec, principal: Principal, share: Share) -> ActiveRun:
         new = new_run(spec, principal, self.limits, self._ledger.redactor)
-        lease, fault = await self._store.runs.begin(new), None
-        if spec.attached is not None:
-            # A caller who leaves must not leave a lease behind that nobody serves.
-            with anyio.CancelScope(shield=True):
-                fault = await spec.attached.place(lease)
+        lease = await self._store.runs.begin(new)
         if lease.asked is not None:
             spec = spec.continuing(lease.asked, self.limits.seal)
         run = ActiveRun(self._ledger, self._converse, spec, lease, self.limits, principal)
-        if fault is not None:
-            run.stop(Ending(fault))
+        # Its lease is renewed from now on: to place what came with the message may take longer than one.
         self._active[lease.run_id] = run
+        if spec.attached is not None:
+            try:
+                # A caller who leaves must not leave a lease behind that nobody serves.
+                with anyio.CancelScope(shield=True):
+                    fault = await spec.attached.place(lease)
+            except BaseException:
+                del self._active[lease.run_id]
+                raise
+            if fault is not None:
+                run.stop(Ending(fault))
         self._runs.create_task(self._execute(run, share))
         return run
 

@@ -6,13 +6,14 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.http.conftest import alone_on_the_store, model
-from tests.running import HostProcess, ModelProcess, directive, new_host
+from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 __all__ = ["model"]
 
@@ -96,6 +97,26 @@ def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
                 assert known["result"] == "echo: during"
                 assert client.get("/ready").status_code == 200
             assert client.get("/health").json()["volumes"]["memory"] is True
+    finally:
+        host.stop()
+
+
+@needs_fuse
+def test_a_run_whose_attachments_take_longer_than_a_lease_stays_this_hosts(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    attached = {"name": "a.txt", "media_type": "text/plain", "data": "aGk="}
+    host = new_host(tmp_path / "host", model.url, {"LEASE_MS": "1000"}).start()
+    try:
+        with host.client() as client, ThreadPoolExecutor() as threads:
+            with hanging(tmp_path / "host" / "memory"):
+                body = {"message": "look", "conversation_id": "main", "attachments": [attached]}
+                asked = threads.submit(client.post, "/chat", json=body)
+                until(lambda: client.get("/chat/main").json()["status"] == "running")
+                longer = client.post("/chat", json={"message": directive(text="later", delay_ms=3000)})
+                assert longer.json()["result"] == "later"
+                assert client.get("/chat/main").json()["status"] == "running"
+            assert (asked.result().json()["status"], asked.result().json().get("code")) == ("success", None)
     finally:
         host.stop()
 
