@@ -13,7 +13,7 @@ from host.runs.service import RunService
 from host.runs.task_runs import TaskRunner
 from shared.approval_values import UNKEPT_MS
 from shared.clock import monotonic_ms, now_ms
-from shared.errors import ConversationBusy, NotFound
+from shared.errors import ConversationBusy, NotFound, Unavailable
 from shared.principals import PrincipalStatus
 from shared.store.store import Store
 from shared.tasks import TaskService
@@ -118,6 +118,8 @@ async def keep_recovering(store: Store, runs: RunService, tasks: TaskRunner, lea
             ended = await store.runs.recover(now_ms())
             await runs.background.begin_again()
             await tasks.begin_again()
+        except Unavailable:
+            continue  # the store has said so, once
         except Exception:
             logger.exception("Runs without a host could not be looked for; the next round tries again")
             continue

@@ -59,6 +59,8 @@ class Keeping:
             lost = await self._store.runs.record(
                 [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
             )
+        except Unavailable:
+            return  # the store has said so, once
         except Exception:
             logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
             return
@@ -111,6 +113,8 @@ class Keeping:
     async def _renew(self, runs: Sequence[ActiveRun]) -> None:
         try:
             lost = await self._store.runs.renew([run.lease for run in runs], self._lease_ms)
+        except Unavailable:
+            return
         except Exception:
             logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
             return

@@ -22,7 +22,7 @@ from host.runs.meter import Ledger
 from host.runs.webhook_events import body_of
 from shared.children import Child
 from shared.clock import now_ms
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, Unavailable
 from shared.principals import stored_name
 from shared.secrets import Seal
 from shared.settings import Settings
@@ -215,6 +215,8 @@ class WebhookSender:
     async def _some(self) -> bool:
         try:
             return await self._store.webhooks.any()
+        except Unavailable:
+            return False  # the store has said so, once
         except Exception:
             logger.exception("Webhooks could not be looked for; the next round tries again")
             return False
@@ -232,6 +234,8 @@ class WebhookSender:
             if found:
                 link = await self._client().link()
                 link.post([request for each in found if (request := self._request(*each)) is not None])
+        except Unavailable:
+            return LOOK_EVERY_S
         except Exception:
             logger.exception("Webhooks could not be told; the next round tries again")
             return LOOK_EVERY_S

@@ -38,6 +38,10 @@ REFUSING: Final = {
         "ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()",
         "ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()",
     ),
+    "read-only for who comes": (
+        f"ALTER DATABASE picoclaw SET default_transaction_read_only = on; {HANG_UP}",
+        "ALTER DATABASE picoclaw RESET default_transaction_read_only",
+    ),
     "another password": (
         f"ALTER ROLE picoclaw PASSWORD 'another'; {HANG_UP}",
         "ALTER ROLE picoclaw PASSWORD 'picoclaw-test-password'",

@@ -207,9 +207,12 @@ class Database:
         async with pool.acquire(timeout=CONNECTION_S) as connection:
             try:
                 yield connection
-            except (TimeoutError, _Unknown) as error:
+            except Exception as error:
                 if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
                     # Giving it back would wait for the server once more.
+                    connection.terminate()
+                elif driver.is_server_error(error, driver.READ_ONLY):
+                    # What a session began with stays, and another server may take writes by now.
                     connection.terminate()
                 raise
 

@@ -33,10 +33,11 @@ STATEMENT_S: Final = 15.0
 IDLE_S: Final = 300.0
 """An unused connection is closed after this long, in seconds."""
 
+READ_ONLY: Final = "25006"
 REFUSALS: Final = {
     "08": "the server, or what is between, ended the connection",
     "08P01": "a pooler needs DATABASE_POOLER=true, and has to know the role of DATABASE_TOOLS_URL",
-    "25006": "the server is read-only: let DATABASE_URL lead to one that takes writes",
+    READ_ONLY: "the server is read-only: let DATABASE_URL lead to one that takes writes",
     "25P03": "the host was stopped in the middle of a transaction",
     "25P04": "raise transaction_timeout for DATABASE_URL's role",
     "26000": "a pooler needs DATABASE_POOLER=true",
