@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.egress.bounded import MESSAGE_LIMIT, TooMuch, messages
 from host.mcp_clients.listed_tools import for_the_sdk
-from host.mcp_clients.outcomes import Heard, resource_result, tool_result
+from host.mcp_clients.outcomes import Heard, known_block, resource_result, tool_result
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult
 from host.sandbox.supervisor import Program
@@ -80,7 +80,7 @@ async def listed(client: Client, heard: Heard) -> list[Any]:
     cursors: list[str] = []
     while True:
         page = await client.list_tools(cursor=cursors[-1] if cursors else None)
-        if page.next_cursor is None:
+        if not page.next_cursor:  # some say the end with an empty one
             return heard.tools
         if page.next_cursor in cursors or len(cursors) > MOST_PAGES or len(heard.tools) > MOST_TOOLS:
             raise TooManyTools
@@ -161,7 +161,9 @@ async def _mending(
 
 
 class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
-    """What a server says, on its way to the SDK: lists of tools are kept aside and made sound."""
+    """What a server says, on its way to the SDK: lists of tools are kept aside and made sound, and what a
+    result holds that the SDK doesn't know costs that alone.
+    """
 
     def __init__(self, incoming: ReadStream[SessionMessage | Exception], heard: Heard) -> None:
         self._incoming = incoming
@@ -178,6 +180,10 @@ class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
             if isinstance(result.get("tools"), list):
                 self._heard.tools += result["tools"]
                 result["tools"] = [made for raw in result["tools"] if (made := for_the_sdk(raw))]
+            if isinstance(result.get("content"), list):
+                result["content"] = [known_block(raw) for raw in result["content"]]
+            elif "content" not in result and isinstance(result.get("structuredContent"), dict):
+                result["content"] = []
         return item
 
     async def aclose(self) -> None:

@@ -23,7 +23,7 @@ class OddServer:
     """One server: ``tools`` is its list, ``answer`` its result of every call, ``error`` stands in its place.
 
     ``status`` answers every request alone; ``as_event`` wraps answers as server-sent
-    events, behind those of ``before``; ``mute``: it never answers.
+    events, behind those of ``before``; ``mute``: it never answers; ``cursor``: of its list's next page.
     """
 
     tools: Any = field(default_factory=list)
@@ -34,6 +34,7 @@ class OddServer:
     version: str = "2025-06-18"
     as_event: bool = False
     mute: bool = False
+    cursor: str | None = None
     before: list[dict[str, Any]] = field(default_factory=list)
     replies: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +70,7 @@ class OddServer:
                 result = {"protocolVersion": self.version, "capabilities": able, "serverInfo": info}
                 return {"result": result}
             case "tools/list":
-                return {"result": {"tools": self.tools}}
+                return {"result": {"tools": self.tools, "nextCursor": self.cursor}}
             case "tools/call":
                 self.calls.append(message["params"])
                 return {"result": self.answer} if self.error is None else {"error": self.error}

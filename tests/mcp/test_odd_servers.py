@@ -192,6 +192,25 @@ async def test_structured_content_reaches_the_model_where_it_says_more(
         ) == text
 
 
+async def test_content_of_an_unknown_type_costs_itself_alone() -> None:
+    content = [{"type": "video", "data": "x"}, None, {"type": "text", "text": "beside"}]
+    async with odd(OddServer([tool("a")], {"content": content})) as found:
+        result = await first(found)
+        left_out = "[content of an unknown type was left out: "
+        assert result.text.splitlines() == [f'{left_out}"video"]', f'{left_out}"None"]', "beside"]
+        assert not result.is_error
+
+
+async def test_a_result_of_structured_content_alone_is_one() -> None:
+    async with odd(OddServer([tool("a")], {"structuredContent": {"sum": 3}})) as found:
+        assert await first(found) == ToolResult('{"sum":3}')
+
+
+async def test_an_empty_cursor_ends_the_list() -> None:
+    async with odd(OddServer([tool("a")], cursor="")) as found:
+        assert (names(found), found.problems) == (["mcp__odd__a"], [])
+
+
 async def test_a_resource_link_says_what_it_is_and_can_be_read() -> None:
     link = {
         "type": "resource_link",
