@@ -144,20 +144,26 @@ class ActiveRun:
                 else:
                     shown = self._recorder.shown
                     self.log.emit_text(shown.feed(self.spec.answer) + shown.end_step())
-            except Ending as ending:
-                return ending
-            except PicoError as error:
-                return Ending(error.message, code=error.code)
-            except LeaseLost:
-                raise
-            except Exception:
-                # It ends like any other run: without an end in the store it would seem to go on.
-                logger.exception("A run failed inside the host", extra={"run_id": self.lease.run_id})
-                return Ending(FAILED)
+            except Exception as error:  # noqa: BLE001 - what isn't known is logged
+                return self._ending_of(error)
             return None
         if self._reason is None and self._unacknowledged is None:
             return TimedOut(f"The run was stopped after {self._limit_ms} ms; its finished steps are kept.")
         return self._reason
+
+    def _ending_of(self, error: Exception) -> Ending:
+        """Return the ending that an error is, also out of calls made side by side; raises LeaseLost."""
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, Ending):
+            return error
+        if isinstance(error, PicoError):
+            return Ending(error.message, code=error.code)
+        if isinstance(error, LeaseLost):
+            raise error
+        # It ends like any other run: without an end in the store it would seem to go on.
+        logger.error("A run failed inside the host", extra={"run_id": self.lease.run_id}, exc_info=error)
+        return Ending(FAILED)
 
     async def _finish(self, ending: Ending | None) -> None:
         recorder = self._recorder

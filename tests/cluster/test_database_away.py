@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -157,3 +158,43 @@ def test_every_acknowledged_message_is_there_after_crashes_of_the_database(
         for conversation, message in told:
             said = client.get(f"/chat/{conversation}/messages").json()["messages"]
             assert [each["content"] for each in said] == [message, f"echo: {message}"]
+
+
+SOONER = """
+import sys
+from shared.store.postgres import database
+database.PATIENCE_S = 1.0
+sys.argv[1:] = ["serve"]
+from host.cli import main
+main()
+"""
+
+
+def test_a_run_that_loses_the_database_in_a_call_says_so_and_fails_nowhere_inside(
+    server: Server, model: ModelProcess, tmp_path: Path
+) -> None:
+    host = new_host(tmp_path / "host", model.url, {"DATABASE_URL": server.url})
+    host.command = (sys.executable, "-c", SOONER)
+    go = tmp_path / "host" / "memory" / "go"
+    wait = {"name": "exec", "input": {"command": "touch begun; until [ -e go ]; do sleep 0.1; done"}}
+    say = {"name": "mcp__picoclaw__send_message", "input": {"text": "hello"}}
+    answers: list[httpx2.Response] = []
+
+    def talk() -> None:
+        with host.client() as client:
+            answers.append(client.post("/chat", json={"message": directive(tools=[wait, say])}))
+
+    thread = threading.Thread(target=talk)
+    try:
+        host.start()
+        thread.start()
+        until(go.with_name("begun").exists)
+        server.stop()
+        go.touch()
+        thread.join(60)
+        [answer] = answers
+        assert (answer.status_code, "database" in answer.json()["error"]) == (503, True), answer.text
+        assert "failed inside the host" not in host.log_text
+    finally:
+        server.start()
+        host.kill()
