@@ -48,6 +48,11 @@ _REFUSALS: Final[Mapping[str, type[errors.PicoError]]] = {
     "EDQUOT": errors.DiskFull,
 }
 """What the sandbox's codes are over HTTP; another one is a path that can't be used."""
+_OF_THE_DISK: Final = frozenset(
+    {"EIO", "ESTALE", "ENOTCONN", "ENODEV", "EREMOTEIO", "ETIMEDOUT", "EHOSTDOWN", "EUCLEAN"}
+    | {"EMFILE", "ENFILE", "ENOMEM", "EBUSY"}
+)
+"""Codes of a disk that fails or is away: nothing is wrong with the request."""
 
 T = TypeVar("T")
 
@@ -98,7 +103,9 @@ def refusals() -> Iterator[None]:
 def _error(sentence: str, code: str) -> errors.PicoError:
     if kind := _REFUSALS.get(code):
         return kind(sentence)
-    return errors.InvalidInput(f"path: {sentence}") if code else errors.Unavailable(sentence, retry_after=1)
+    if not code or code in _OF_THE_DISK:
+        return errors.Unavailable(sentence, retry_after=1)
+    return errors.InvalidInput(f"path: {sentence}")
 
 
 def require_size(size: int, most: int) -> None:

@@ -211,7 +211,7 @@ class HealthApi(Api):
         """Return how memory and skills are; their file system may hang, and then the answer is no."""
         try:
             return await self._looks(self._look)
-        except Unavailable:
+        except (Unavailable, OSError):
             return False, False
 
     def _look(self) -> tuple[bool, bool]:

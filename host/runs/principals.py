@@ -195,7 +195,7 @@ class Spaces:
         principal = await self._principals.get(principal_id)
         root, own = self._root(principal, conversation_id)
         kept = self._kept(principal, conversation_id)
-        if own or await self._looks(kept.is_dir):
+        if own or await self._looks(partial(os.path.isdir, kept)):
             await self._sandbox.remove([str(kept), *([str(root)] if own else [])])
 
     async def used(self, principal: Principal) -> int | None:
@@ -217,7 +217,7 @@ class Spaces:
 
     async def are_there(self) -> bool:
         """Return whether this host has ever had files of another principal than the operator."""
-        return await self._looks(self._settings.principals_dir.is_dir)
+        return await self._looks(partial(os.path.isdir, self._settings.principals_dir))
 
     async def forget(self, principal: Principal) -> bool:
         """End what works for a principal on this host, and remove its files; False if some are left.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,18 +65,24 @@ def test_new_files_are_made_and_moved_where_no_call_refuses_to_replace_one(host:
 
 
 @contextmanager
-def hanging(directory: Path) -> Iterator[None]:
-    """Lay a file system over a directory that answers nothing: FUSE, of which nobody takes the requests."""
+def hanging(directory: Path, *, gone: bool = False) -> Iterator[None]:
+    """Lay a file system over a directory that answers nothing: FUSE, of which nobody takes the requests.
+
+    ``gone``: it refuses everything instead, as its server has ended.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
     try:
         if libc.mount(b"none", os.fsencode(directory), b"fuse", 0, options):
             pytest.skip(f"needs to mount: {os.strerror(ctypes.get_errno())}")
+        if gone:
+            os.close(server)
         yield
     finally:
         libc.umount2(os.fsencode(directory), 2)  # MNT_DETACH
-        os.close(server)  # who waits is told that there is no such file system any more
+        if not gone:
+            os.close(server)  # who waits is told that there is no such file system any more
 
 
 needs_fuse = pytest.mark.skipif(
@@ -97,6 +104,27 @@ def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
                 assert known["result"] == "echo: during"
                 assert client.get("/ready").status_code == 200
             assert client.get("/health").json()["volumes"]["memory"] is True
+    finally:
+        host.stop()
+
+
+@needs_fuse
+def test_a_workspace_that_fails_is_told_as_such_and_no_fault_of_the_request(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    host = new_host(tmp_path / "host", model.url).start()
+    try:
+        with host.client() as client:
+            until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
+        with host.client() as client, hanging(tmp_path / "host" / "memory", gone=True):
+            assert client.get("/health").json()["volumes"]["memory"] is False
+            for request in (client.get, partial(client.put, content=b"x"), client.delete):
+                answer = request("/chat/main/files/a.txt")
+                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
+                assert str(tmp_path) not in answer.text, answer.text
+            known = client.post("/chat", json={"message": "during"}).json()
+            assert known["result"] == "echo: during"
+            assert client.delete(f"/chat/{known['conversation_id']}").status_code == 204
     finally:
         host.stop()
 

@@ -118,7 +118,7 @@ class Supervisor:
         try:
             handler(frame)
         except OSError as error:
-            self._fail(frame, f"the sandbox could not start a process: {error}")
+            self._fail(frame, f"the sandbox could not start a process: {error.strerror or error}")
         finally:
             close_all(frame["streams"])
 
