@@ -165,14 +165,17 @@ class Database:
         self._durable = 0
 
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
-        """Run a reading function and return what it returns."""
+        """Run a reading function and return what it returns; raises Unavailable where the disk fails."""
         if not long:
             try:
                 return drive(work(SqliteTx(self._quick)))
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
-                    raise
-        return await anyio.to_thread.run_sync(self._slowly, work, False)
+                    raise _sentence_for(error) from error
+        try:
+            return await anyio.to_thread.run_sync(self._slowly, work, False)
+        except (sqlite3.OperationalError, TimeoutError) as error:
+            raise _sentence_for(error) from error
 
     async def write(
         self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
@@ -300,8 +303,11 @@ def _sentence_for(error: sqlite3.OperationalError | TimeoutError) -> Exception:
     """Return what a caller is told: what passes by itself is a 503, a wrong statement stays what it is."""
     if isinstance(error, TimeoutError) or _is_busy(error):
         return Unavailable("The database is busy: try again", retry_after=1)
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+    code = error.sqlite_errorcode & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
         return NotDurable(f"The local disk cannot take what is written: {error}", retry_after=5)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return NotDurable(f"The local disk fails: {error}", retry_after=5)
     return error
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import sqlite3
 from pathlib import Path
 
 import anyio
 import pytest
 
+from shared.errors import Unavailable
 from shared.store import open_store as open_sqlite
 from shared.store import sql
 from shared.store.contract import Engine, Tx
@@ -53,6 +56,24 @@ async def test_a_transaction_on_sqlite_that_waits_for_something_else_fails_and_c
     with pytest.raises(RuntimeError, match="awaited something else"):
         await store._engine.write(work)
     assert await store.tool_pins.swap(b"a", b"c", 2) is None
+    await store.close()
+
+
+async def test_a_local_disk_that_fails_is_told_to_readers_and_writers_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await open_sqlite(path, None).close()
+    store = open_sqlite(path, None)
+    files = (str(path), f"{path}-wal")
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if (file := os.readlink(f"/proc/self/fd/{descriptor}")) in files:
+                unreadable = os.open(file, os.O_WRONLY)
+                os.dup2(unreadable, descriptor)
+                os.close(unreadable)
+    with pytest.raises(Unavailable, match="The local disk fails"):
+        await store.conversations.get("anything")
+    with pytest.raises(Unavailable, match="The local disk fails"):
+        await store.tool_pins.swap(b"a", b"b", 1)
     await store.close()
 
 
