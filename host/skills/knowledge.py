@@ -157,7 +157,14 @@ class Knowledge:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""
         stirred = [directory for directory in self._shelves if not directory.watch.quiet()]
         if stirred:
-            await self._refresh(stirred)
+            try:
+                # Watches are set by path: where a file system hangs, this does, and nothing of it is read.
+                begun = await self._looks(lambda: [directory.begin() for directory in stirred])
+            except Unavailable as error:
+                begun = []
+                logger.warning(NOT_READ, error.message)
+            for directory, number in zip(stirred, begun, strict=False):
+                await directory.refresh(number)
         made_of: list[object] = [(directory.texts, directory.shelf) for directory in self._shelves]
         if self._known is None or self._made_of != made_of:
             organisation = self._org.texts[0] if self._org else None
@@ -167,16 +174,6 @@ class Knowledge:
             skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
             self._known, self._made_of = Known(organisation, persona, memory, skills), made_of
         return self._known
-
-    async def _refresh(self, stirred: Sequence[_Directory]) -> None:
-        # Watches are set by path: where a file system hangs, this does, and nothing of it is read either.
-        try:
-            begun = await self._looks(lambda: [directory.begin() for directory in stirred])
-        except Unavailable as error:
-            logger.warning(NOT_READ, error.message)
-            return
-        for directory, number in zip(stirred, begun, strict=True):
-            await directory.refresh(number)
 
     async def reload(self) -> Known:
         """Forget everything, and look."""

@@ -13,6 +13,7 @@ import pytest
 
 from shared.approval_values import Answer, NewApproval
 from shared.errors import StoreError, StoreLocked, StoreVersion
+from shared.store.sqlite.store import SCHEMA_VERSION
 from shared.store.volume import operator
 from shared.values import RunState
 from tests.contract.store.making import T0, a_run, an_end
@@ -157,6 +158,17 @@ async def test_what_is_no_backup_is_refused_and_changes_nothing(
     with pytest.raises(StoreError, match=sentence):
         operator.restore(places.volume, source)
     assert sorted(path.name for path in places.volume.iterdir()) == before
+
+
+def test_a_database_of_the_right_version_without_the_tables_is_no_backup(
+    places: Places, tmp_path: Path
+) -> None:
+    source = tmp_path / "blank.db"
+    connection = sqlite3.connect(source)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.close()
+    with pytest.raises(StoreError, match="is no backup of a store"):
+        operator.restore(places.volume, source)
 
 
 def test_a_newer_programs_backup_is_refused(places: Places, tmp_path: Path) -> None:
