@@ -8,7 +8,7 @@ import shlex
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -43,13 +43,19 @@ class Looks:
     def __init__(self) -> None:
         self._turn = anyio.Lock()
         self._last: Future[Any] | None = None
+        self._begun = 0.0
 
     async def __call__(self, look: Callable[[], T]) -> T:
         """Return what a look returns; raises Unavailable where it, or the one before it, hangs."""
         with anyio.move_on_after(ANSWER_S):
             async with self._turn:
-                if self._last is None or self._last.done():
-                    self._last = made = Future[T]()
+                last, now = self._last, anyio.current_time()
+                if last is not None and not last.done() and now < self._begun + ANSWER_S:
+                    with suppress(Exception):  # whoever asked for it has left
+                        await asyncio.wrap_future(last)
+                if last is None or last.done():
+                    made = Future[T]()
+                    self._last, self._begun = made, now
                     made.set_running_or_notify_cancel()
                     # A daemon: the end of the process doesn't wait for it either.
                     threading.Thread(target=_look, args=(look, made), daemon=True).start()
@@ -60,7 +66,7 @@ class Looks:
 def _look(look: Callable[[], T], made: Future[T]) -> None:
     try:
         made.set_result(look())
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
         made.set_exception(error)
 
 

@@ -103,7 +103,7 @@ def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
                 known = client.post("/chat", json={"message": "during"}).json()
                 assert known["result"] == "echo: during"
                 assert client.get("/ready").status_code == 200
-            assert client.get("/health").json()["volumes"]["memory"] is True
+            until(lambda: client.get("/health").json()["volumes"]["memory"] is True)
     finally:
         host.stop()
 
