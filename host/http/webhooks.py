@@ -18,7 +18,7 @@ from shared.ids import WEBHOOK, new_id
 from shared.settings import Settings
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
-from shared.webhook_values import EVENTS, EVERYBODY, Disabled, Event, Status, Webhook, WebhookDelivery
+from shared.webhook_values import EVENTS, EVERYBODY, TEST, Disabled, Event, Status, Webhook, WebhookDelivery
 
 LONGEST_URL: Final = 4096
 LONGEST_KEEP_MS: Final = 30 * DAY_MS
@@ -259,7 +259,8 @@ class WebhooksApi(Api):
         webhook = await self._found(request)
         status = OF_STATUS.text(request)
         page = await self._store.webhooks.deliveries(webhook.id, status, **page_of(request))
-        return {"deliveries": list(map(delivery_view, page.items)), "next_cursor": page.next_cursor}
+        shown = [delivery_view(each, enabled=webhook.enabled) for each in page.items]
+        return {"deliveries": shown, "next_cursor": page.next_cursor}
 
     @operation(
         "POST", "/webhooks/{id}/deliveries/{delivery_id}/replay", scope="chat", status=202, errors=(409,)
@@ -298,7 +299,8 @@ def webhook_view(webhook: Webhook) -> WebhookShape:
     return view(WebhookShape, webhook, principals=everybody)
 
 
-def delivery_view(delivery: WebhookDelivery) -> DeliveryShape:
-    """Return a delivery as it leaves the host, without what it tells."""
-    next_try = max(delivery.not_before, delivery.began_at) if delivery.status == "waiting" else None
+def delivery_view(delivery: WebhookDelivery, *, enabled: bool = True) -> DeliveryShape:
+    """Return a delivery as it leaves the host, without what it tells; ``enabled``: its webhook is."""
+    waits = delivery.status == "waiting" and (enabled or delivery.type == TEST)
+    next_try = max(delivery.not_before, delivery.began_at) if waits else None
     return view(DeliveryShape, delivery, sequence=delivery.number, next_try_at=next_try)

@@ -18,6 +18,7 @@ from shared.approval_values import NewApproval
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.ids import APPROVAL, new_id
+from shared.principals import OPERATOR
 from shared.redact import Redactor
 from shared.settings.sections import Budgets, Limit, Price
 from shared.store.store import Store
@@ -324,8 +325,10 @@ class RunBudget:
     def _paused(self, why: str) -> Paused:
         conversation_id = self._lease.conversation_id
         wish = {"allow_tokens": self._suggested}
+        own = self._lease.principal_id == OPERATOR
+        who = "approve" if own else "the operator has to approve"
         said = (
-            f"I have paused. {why} To let me go on, approve more tokens: "
+            f"I have paused. {why} To let me go on, {who} more tokens: "
             f'POST /chat/{conversation_id}/resume {{"allow_tokens": {self._suggested}}}'
         )
         return Paused(said, [NewApproval(new_id(APPROVAL), "budget", "", wish, reason=why, life_ms=None)])

@@ -154,10 +154,13 @@ def test_at_openai_s_door_one_sees_the_models_that_one_may_ask_for(host: HostPro
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_no_principal_lifts_a_budget_or_runs_everybody_s_tasks(ann: Somebody) -> None:
+def test_no_principal_lifts_a_budget_or_runs_everybody_s_tasks(host: HostProcess, ann: Somebody) -> None:
     lifted = ann.client.post("/chat/main/resume", json={"allow_tokens": 10})
     assert (lifted.status_code, lifted.json()["code"]) == (403, "forbidden")
     assert ann.client.post("/task/check", json={}).status_code == 403
+    with somebody(host, "Cid", budgets={"day": {"tokens": 1}}) as cid:
+        paused = cid.chat("hello")
+    assert (paused["code"], "the operator has to approve more tokens" in paused["error"]) == ("budget", True)
 
 
 def test_health_tells_counts_to_the_operator_alone(

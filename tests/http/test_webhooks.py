@@ -128,11 +128,12 @@ def test_gone_disables_and_enabling_tries_what_waits(client: httpx2.Client, rece
     until(lambda: not client.get(f"/webhooks/{webhook['id']}").json()["enabled"])
     state = client.get(f"/webhooks/{webhook['id']}").json()
     assert (state["disabled_reason"], state["last_error"]) == ("gone", "HTTP 410")
+    assert deliveries(client, webhook)[0]["next_try_at"] is None, "it waits for the webhook"
     client.post("/chat", json={"message": "not heard"})
     back = client.patch(f"/webhooks/{webhook['id']}", json={"enabled": True}).json()
     assert (back["enabled"], back["disabled_reason"]) == (True, None)
     waiting = deliveries(client, webhook)
-    assert [each["status"] for each in waiting] == ["waiting"]
+    assert [(each["status"], each["next_try_at"] is None) for each in waiting] == [("waiting", False)]
 
 
 def test_redirects_are_not_followed_and_answers_not_read_to_the_end(
