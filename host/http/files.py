@@ -33,7 +33,7 @@ from host.ports import Sandbox, Workspace
 from host.runs.principals import Spaces
 from host.telemetry import Metrics
 from shared.clock import iso
-from shared.errors import BodyTimeout, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from shared.errors import BodyTimeout, InvalidInput, NotFound, PicoError, PreconditionFailed, Unavailable
 from shared.settings import Settings
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
@@ -278,8 +278,14 @@ class FilesApi(Api):
             await form.read(request, lambda: file_streams.uploading(self._upload(workspace), {}), held)
             paths = form.paths()
             await self._require_still_there(request)
-            for path, upload in paths:
-                await upload.commit({"path": path})
+            stored: list[str] = []
+            try:
+                for path, upload in paths:
+                    await upload.commit({"path": path})
+                    stored.append(path)
+            except PicoError as error:
+                error.message += f"; before it were stored: {', '.join(stored)}" if stored else ""
+                raise
         return {"files": [self._stored(path, upload) for path, upload in paths]}
 
     @operation("POST", FILE, scope="files", parameters=(IF_MATCH,), errors=(409, 412))

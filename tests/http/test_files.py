@@ -296,6 +296,16 @@ def test_a_move_takes_no_file_s_place(client: httpx2.Client, workspace: Path) ->
     assert code(client.post("/chat/main/files/new", json={"move_to": "new/in"})) == (400, "invalid_request")
 
 
+def test_a_form_one_of_whose_files_has_no_place_says_which_were_stored(client: httpx2.Client) -> None:
+    client.put("/chat/main/files/forms/taken/x", content=b"x")
+    files = [("f", (name, b"y")) for name in ("first", "taken", "last")]
+    refused = client.post("/chat/main/files?path=forms", files=files)
+    assert (refused.status_code, refused.json()["code"]) == (409, "is_directory")
+    assert refused.json()["error"].endswith("; before it were stored: forms/first")
+    assert client.get("/chat/main/files/forms/first").content == b"y"
+    assert client.get("/chat/main/files/forms/last").status_code == 404
+
+
 def test_a_form_brings_several_files_at_once(client: httpx2.Client, workspace: Path) -> None:
     contents = {"one.txt": b"1" * 100_000, "two é.bin": os.urandom(2_000_000)}
     sent = client.post("/chat/main/files", files=[("file", item) for item in contents.items()])
