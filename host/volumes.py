@@ -38,19 +38,23 @@ WAS_EMPTY: Final = (
 
 
 class Looks:
-    """Looks at directories, one at a time: their file system may hang, and nobody waits for that thread."""
+    """Looks at directories, one at a time: their file system may hang, and nobody waits for that thread.
 
-    def __init__(self) -> None:
+    ``wait_s``: how long a look may take before it counts as hanging, in seconds.
+    """
+
+    def __init__(self, wait_s: float = ANSWER_S) -> None:
+        self._wait_s = wait_s
         self._turn = anyio.Lock()
         self._last: Future[Any] | None = None
         self._begun = 0.0
 
     async def __call__(self, look: Callable[[], T]) -> T:
         """Return what a look returns; raises Unavailable where it, or the one before it, hangs."""
-        with anyio.move_on_after(ANSWER_S):
+        with anyio.move_on_after(self._wait_s):
             async with self._turn:
                 last, now = self._last, anyio.current_time()
-                if last is not None and not last.done() and now < self._begun + ANSWER_S:
+                if last is not None and not last.done() and now < self._begun + self._wait_s:
                     with suppress(Exception):  # whoever asked for it has left
                         await asyncio.wrap_future(last)
                 if last is None or last.done():

@@ -47,6 +47,9 @@ MEMORY_LIMIT: Final = 16 * 1024
 
 SHORTEN: Final = "Rewrite it shorter: keep what counts, and move the rest to other files that it names."
 
+LOOK_S: Final = 10.0
+"""How long a turn waits for a file system that hangs, once, in seconds; then what is known has to do."""
+
 MOST_SKILLS: Final = 100
 """Folders of one directory of skills that are looked at, in the order of their names."""
 
@@ -123,7 +126,7 @@ class Knowledge:
         self._org = None if org_dir is None else _Directory(_organisation(org_dir))
         self._everybodys = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
         self._one_reader = anyio.CapacityLimiter(1)
-        self._looks = Looks()
+        self._looks = Looks(LOOK_S)
         inside = _beneath(skills_dir, workspace_dir)
         self._operators: list[_Directory] = []
         if inside is None:
