@@ -240,6 +240,8 @@ def read_export(path: Path) -> Arrivals:
             raise Broken(f"{where}: {table[:40]!r} is no table that store export writes")
         else:
             arrivals.add(table, {_column(name, where): _column_value(value) for name, value in row.items()})
+    if not arrivals.rows:
+        raise Broken(f"{path} holds no row, and every store has some: was its export cut off?")
     for run in arrivals.rows.get("runs", ()):
         if run.get("state") == "running":
             run |= {"state": "error", "code": "interrupted", "finished_at": run.get("created_at")}

@@ -138,6 +138,12 @@ def test_a_database_that_is_none_is_named(own: Path, breakcafe: Path) -> None:
     assert not own.exists()
 
 
+def test_an_empty_export_is_none(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "export.jsonl").touch()
+    told = picoclaw(own, "import", "picoclaw", str(tmp_path / "export.jsonl"))
+    assert (told.returncode, "was its export cut off?" in told.stderr) == (1, True), told
+
+
 def test_a_home_of_sipeed_moves_in_whole(own: Path, sipeed: Path) -> None:
     found = moved(own, "sipeed", str(sipeed))
     rows = exported(own)
