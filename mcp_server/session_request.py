@@ -41,6 +41,9 @@ class Identity(NamedTuple):
     token_id: str | None = None
     principal_id: str = "operator"
 
+    def __repr__(self) -> str:
+        return f"Identity({self.conversation_id!r})"  # without the access, which is a secret
+
 
 def identity_of(environment: Mapping[str, str]) -> Identity:
     """Return the identity; raises NoIdentity. ``NANOCLAW_*`` names count where ``PICOCLAW_*`` is unset."""
