@@ -59,7 +59,7 @@ async def test_file_tools_refuse_what_does_not_fit_and_leave_nothing_of_it(sandb
     ):
         refused = await tools.call(name, arguments)
         assert refused.is_error
-        assert refused.text == "workspace_full: 30 of 32 MiB used"
+        assert refused.text == "workspace_full: 30.0 of 32 MiB used"
     names = {path.name for path in (sandbox.policy.principals_dir / "random-0").iterdir()}
     assert names == {"0.txt", "1.txt", "2.txt"}
     shorter = await tools.call("write_file", {"path": "0.txt", "content": "short", "overwrite": True})
@@ -168,7 +168,7 @@ async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox
     await sandbox.file(workspace, "delete_path", {"path": "big", "etags": [], "recursive": False})
     assert "workspace_full" not in await run(tools, "echo room > again.txt")
     alone = await tools.call("write_file", {"path": "x", "content": "x" * (9 * MIB)})
-    assert alone.text == "workspace_full: 0 of 8 MiB used; 9 MiB more never fit"
+    assert alone.text == "workspace_full: 0.0 of 8 MiB used; 9 MiB more never fit"
 
 
 async def test_what_one_principal_holds_is_nobody_elses_limit(sandbox: Sandbox) -> None:

@@ -295,7 +295,7 @@ def _held(paths: Iterable[str]) -> Iterator[int]:
 
 def sentence(used: int, most: int) -> str:
     """Return what is said of a workspace without room."""
-    return f"{FULL}: {used >> 20} of {most >> 20} MiB used"
+    return f"{FULL}: {used / (1 << 20):.1f} of {most >> 20} MiB used"
 
 
 def _sizes(paths: Iterable[str], root: int | None) -> Iterator[int]:
