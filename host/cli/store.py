@@ -141,9 +141,12 @@ def compact(store_dir: StoreDir = None, json: Json = False) -> None:
 
 @app.command()
 def export(store_dir: StoreDir = None) -> None:
-    """Write every row as a line of JSON. A host may be running."""
+    """Write every row as a line of JSON, and at the end how many they are. A host may be running."""
+    number = 0
     for row in operator.export(_volume(store_dir, "export")):
         sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
+        number += 1
+    sys.stdout.write(jsons.dumps({"table": "end", "rows": number}) + "\n")
 
 
 Engine = Literal["postgres", "sqlite"]

@@ -230,9 +230,12 @@ KEPT_BACK: Final = {
 
 
 def read_export(path: Path) -> Arrivals:
-    """Return the rows that ``picoclaw store export`` wrote; raises Broken."""
+    """Return the rows that ``picoclaw store export`` wrote; raises Broken, also where some are missing."""
     arrivals, kept_back = Arrivals(), Counter[str]()
-    for where, row in lines(path):
+    *rows, (_, end) = [*lines(path)] or [("", {})]
+    if end != {"table": "end", "rows": len(rows)}:
+        raise Broken(f"{path} doesn't end with the number of its rows: its export was cut off; export again")
+    for where, row in rows:
         table = str(row.pop("table", None))
         if table in KEPT_BACK:
             kept_back[KEPT_BACK[table]] += 1
@@ -240,8 +243,6 @@ def read_export(path: Path) -> Arrivals:
             raise Broken(f"{where}: {table[:40]!r} is no table that store export writes")
         else:
             arrivals.add(table, {_column(name, where): _column_value(value) for name, value in row.items()})
-    if not arrivals.rows:
-        raise Broken(f"{path} holds no row, and every store has some: was its export cut off?")
     for run in arrivals.rows.get("runs", ()):
         if run.get("state") == "running":
             run |= {"state": "error", "code": "interrupted", "finished_at": run.get("created_at")}

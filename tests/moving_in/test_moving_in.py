@@ -138,10 +138,14 @@ def test_a_database_that_is_none_is_named(own: Path, breakcafe: Path) -> None:
     assert not own.exists()
 
 
-def test_an_empty_export_is_none(own: Path, tmp_path: Path) -> None:
-    (tmp_path / "export.jsonl").touch()
-    told = picoclaw(own, "import", "picoclaw", str(tmp_path / "export.jsonl"))
-    assert (told.returncode, "was its export cut off?" in told.stderr) == (1, True), told
+@pytest.mark.parametrize("kept", [0, 1, -2, -1], ids=["nothing", "a row", "a row less", "no number"])
+def test_an_export_that_was_cut_off_is_none(own: Path, tmp_path: Path, breakcafe: Path, kept: int) -> None:
+    moved(own, "breakcafe", str(breakcafe))
+    written = picoclaw(own, "store", "export").stdout.splitlines(keepends=True)
+    rows = written[:kept] + (written[-1:] if kept == -2 else [])
+    (tmp_path / "export.jsonl").write_text("".join(rows))
+    told = picoclaw(tmp_path / "new", "import", "picoclaw", str(tmp_path / "export.jsonl"))
+    assert (told.returncode, "its export was cut off" in told.stderr) == (1, True), told
 
 
 def test_a_home_of_sipeed_moves_in_whole(own: Path, sipeed: Path) -> None:
