@@ -200,6 +200,8 @@ def read_text(path: Path, most: int = LARGEST_FILE) -> str:
     try:
         if path.stat().st_size > most:
             raise Broken(f"{path}: larger than {most >> 20} MiB")
+        if not path.is_file():  # a pipe or a device may never end
+            raise Broken(f"{path}: not a file")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise Broken(f"{path}: not UTF-8 at byte {error.start}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def test_a_database_that_is_none_is_named(own: Path, breakcafe: Path) -> None:
     done = picoclaw(own, "import", "breakcafe", str(breakcafe))
     assert (done.returncode, "messages.db" in done.stderr) == (1, True)
     assert not own.exists()
+
+
+@pytest.mark.parametrize("source", ["pipe", "/dev/zero", "."])
+def test_what_is_no_file_is_no_export(own: Path, tmp_path: Path, source: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    told = picoclaw(own, "import", "picoclaw", str(tmp_path / source))
+    assert (told.returncode, "not a file" in told.stderr) == (1, True), told
 
 
 @pytest.mark.parametrize("kept", [0, 1, -2, -1], ids=["nothing", "a row", "a row less", "no number"])
