@@ -68,8 +68,7 @@ class Accumulator:
         self._counts: dict[str, int] = {}
         self._model = ""
         self._stop_reason: str | None = None
-        self.stopped = False
-        """The last event came."""
+        self._stopped = False
         self._size = 0
 
     def feed(self, event: Any) -> Delta | None:
@@ -88,7 +87,7 @@ class Accumulator:
 
         Either of the stop reason and the last event will do: some servers leave one of them out.
         """
-        if not self.stopped and self._stop_reason is None:
+        if not self._stopped and self._stop_reason is None:
             raise ModelError("The model's answer ended before it was complete.", retryable=True)
         try:
             return self._whole(self._stop_reason)
@@ -123,7 +122,7 @@ class Accumulator:
                     self._stop_reason = _mended(reason)
                 self._count(event.get("usage"))
             case "message_stop":
-                self.stopped = True
+                self._stopped = True
         return None
 
     def _latest(self, index: Any, kind: str = "") -> _OpenBlock | None:

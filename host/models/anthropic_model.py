@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any, Final
@@ -174,42 +174,26 @@ class AnthropicModel:
 
     async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """See ``host.ports.Ask``."""
-        replies: list[Reply] = []
-        await self.answer(dump_bytes({**request, "stream": True}), on_delta, replies.append)
-        return replies[0]
+        return await self.answer(dump_bytes({**request, "stream": True}), on_delta)
 
-    async def answer(self, request: bytes, on_delta: OnDelta, on_reply: Callable[[Reply], None]) -> None:
-        """Answer a Messages request (JSON, with ``stream``) as ``reply`` does.
-
-        ``on_reply`` has the reply with its last event. What ends the connection's answer behind that is
-        waited for, so that the connection can be used again, and changes nothing any more.
-        """
+    async def answer(self, request: bytes, on_delta: OnDelta) -> Reply:
+        """Answer a Messages request (JSON, with ``stream``) as ``reply`` does."""
         answer = Accumulator()
-        told = False
         response = await self._open(request)
         try:
             kind = _kind(response)
             if kind not in _STREAMS:
-                on_reply(await _whole(response, kind, answer, on_delta))
-                return
+                return await _whole(response, kind, answer, on_delta)
             # From now on silence means that the answer broke off: before it, a long prompt may take its time.
             response.request.extensions["timeout"]["read"] = self._silence_s
             async for event in _events(response):
-                if not told:
-                    delta = answer.feed(event)
-                    if delta is not None:
-                        on_delta(delta)
-                    if answer.stopped:
-                        on_reply(answer.reply())
-                        told = True
+                delta = answer.feed(event)
+                if delta is not None:
+                    on_delta(delta)
                 await self._pacer.turn()
-        except ModelError:
-            if not told:
-                raise
         finally:
             await response.aclose()
-        if not told:
-            on_reply(answer.reply())
+        return answer.reply()
 
     async def aclose(self) -> None:
         """Close the client and its connections."""

@@ -12,7 +12,7 @@ from functools import partial
 from host.models import process
 from host.models.anthropic_model import AnthropicModel, Pacer, make_client
 from host.models.process import ModelConfig
-from host.ports import Delta, ModelError, Reply
+from host.ports import Delta, ModelError
 from shared.children import Link, serve
 from shared.jsons import dump_bytes, loads
 
@@ -25,8 +25,6 @@ class Worker(Link):
         self._configs: dict[int, ModelConfig] = {}
         self._models: dict[int, AnthropicModel] = {}
         self._replies: dict[int, asyncio.Task[None]] = {}
-        self._ended: set[int] = set()
-        """Of these the replies are told, while what follows them on the connection is waited for."""
         self._outgoing: list[tuple[int, list[Delta], bytes]] = []
         self._pacer = Pacer()
 
@@ -57,25 +55,18 @@ class Worker(Link):
                 self._say(number, pieces)
             pieces.append(delta)
 
-        def end(kind: int, what: bytes) -> None:
-            self._ended.add(number)
-            self._say(number, [], process.frame(kind, number, what))
-
-        def whole(reply: Reply) -> None:
-            end(process.REPLY, dump_bytes(reply))
-
         try:
-            await self._model(client).answer(body, tell, whole)
+            reply = await self._model(client).answer(body, tell)
+            end = process.frame(process.REPLY, number, dump_bytes(reply))
         except ModelError as error:
-            end(process.FAILURE, dump_bytes(vars(error)))
+            end = process.frame(process.FAILURE, number, dump_bytes(vars(error)))
         except Exception:  # noqa: BLE001 - the host says and logs it
-            end(process.FAULT, traceback.format_exc().encode())
+            end = process.frame(process.FAULT, number, traceback.format_exc().encode())
+        self._say(number, [], end)
 
     def _answered(self, number: int, task: asyncio.Task[None]) -> None:
         del self._replies[number]
-        if number in self._ended:
-            self._ended.remove(number)
-        elif task.cancelled():  # perhaps before it began
+        if task.cancelled():  # perhaps before it began
             self._say(number, [], process.frame(process.CANCELLED, number))
 
     def _model(self, client: int) -> AnthropicModel:

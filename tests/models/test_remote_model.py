@@ -30,7 +30,6 @@ from shared.processes import Frames, begin_early
 from shared.usage_values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
-from tests.models.test_odd_servers import TEXT, events, stream
 
 HANGS = directive(deltas=["a", "b"], hang_after_deltas=1)
 LONG = "0123456789 äöü\n" * 10_000
@@ -129,26 +128,6 @@ async def test_long_replies_side_by_side_arrive_whole(model: Ask) -> None:
         for number in range(20):
             tasks.start_soon(one, number)
     assert len(set(heard)) == 20
-
-
-async def test_a_reply_is_there_with_its_last_event_and_what_follows_it_changes_nothing(
-    process: ModelProcess,
-) -> None:
-    ended = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n")
-        writer.write(stream(*events(TEXT)).encode())
-        await ended.wait()  # the answer has no end, only its last event
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        silent = partial(process.ask, ModelConfig(base_url=f"http://127.0.0.1:{port}"))
-        assert (await ask(silent, request()))[0].text == "done"
-        ended.set()
-        assert (await ask(silent, request()))[0].text == "done"
 
 
 async def test_a_cancelled_request_gives_its_connection_up(model: Ask, server: FakeModel) -> None:
