@@ -259,6 +259,7 @@ class PrivateRoot:
         """Show all private directories in one place that the command will not see; keep what covers it."""
         os.makedirs(f"{self._top}{self._places}", 0o755)
         self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{self._places}", _OPEN_TREE_CLONE)
+        syscalls.mount_setattr(self._cover, "", AT_EMPTY_PATH, _RDONLY)
         self._bind(Grant(directory, READ_WRITE), _PLACES, at=self._places, below=0)
 
     def enter(self) -> None:
