@@ -164,10 +164,10 @@ class Knowledge:
                 # Watches are set by path: where a file system hangs, this does, and nothing of it is read.
                 begun = await self._looks(lambda: [directory.begin() for directory in stirred])
             except Unavailable as error:
-                begun = []
                 logger.warning(NOT_READ, error.message)
-            for directory, number in zip(stirred, begun, strict=False):
-                await directory.refresh(number)
+            else:
+                for directory, (number, watched) in zip(stirred, begun, strict=True):
+                    await directory.refresh(number, watched)
         made_of: list[object] = [(directory.texts, directory.shelf) for directory in self._shelves]
         if self._known is None or self._made_of != made_of:
             organisation = self._org.texts[0] if self._org else None
@@ -200,7 +200,7 @@ class _Directory:
         self.watch = Watch()
         self._taken = 0  # which look's answer is here
         self._covered = False  # whether what is watched is all that there is to see
-        self._watched = self._watching = _places(wanted)
+        self._watched = _places(wanted)
         self.texts: tuple[Text | None, ...] = (None,) * len(wanted.texts)
         self.shelf = Shelf(wanted.tier, wanted.path, ())
 
@@ -209,14 +209,13 @@ class _Directory:
         self._stamp = ""
         self.watch.begin(())
 
-    def begin(self) -> int:
-        """Watch what there is to see from now on; returns a number for ``refresh``."""
-        self._watching = self._watched
-        return self.watch.begin(self._watching)
+    def begin(self) -> tuple[int, list[Path]]:
+        """Watch what there is to see from now on; returns a number and what is watched, for ``refresh``."""
+        return self.watch.begin(self._watched), self._watched
 
-    async def refresh(self, begun: int) -> None:
+    async def refresh(self, begun: int, watched: list[Path]) -> None:
         """Look; what cannot be looked at for the moment stays as it was."""
-        wanted, watched = self._wanted, self._watching
+        wanted = self._wanted
         texts = [
             {"names": list(names), "limit": limit + 1, "tail": tail} for names, limit, tail in wanted.texts
         ]
@@ -246,7 +245,7 @@ class _Directory:
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
         folders = [file.folder for file in files]
         self._covered = not answer.get("links") and not self.shelf.left_out
-        self._watched = self._watching = _places(wanted)
+        self._watched = _places(wanted)
         if wanted.agents_write:
             self._covered = self._covered and not folders
         else:
