@@ -51,6 +51,20 @@ def ms_of(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def ms_of_http_date(text: str) -> int | None:
+    """Return the instant of a date as HTTP's headers have it, None if it is none.
+
+    One without a zone, as in one of HTTP's older forms, is in UTC (RFC 9110, section 5.6.7).
+    """
+    from email.utils import parsedate_to_datetime  # for who reads such headers alone
+
+    try:
+        moment = parsedate_to_datetime(text)
+        return ms_of(moment.replace(tzinfo=moment.tzinfo or UTC))
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
 ETC: Final = Path("/etc")
 FOLDER: Final = "zoneinfo/"
 """What stands before the name in the path of a zone's file."""

@@ -10,8 +10,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -23,7 +21,7 @@ from host.egress.addresses import TLS, AddressPolicy, Forbidden, PinnedTransport
 from host.egress.bounded import ACCEPTED, Bounded, bound
 from host.egress.transport import ApiTransport, Connection
 from shared.children import Link, serve
-from shared.clock import ms_of, now_ms
+from shared.clock import ms_of_http_date, now_ms
 from shared.errors import InvalidInput
 from shared.jsons import dump_bytes, loads
 from shared.processes import framed
@@ -163,12 +161,8 @@ def _retry_after_ms(headers: list[tuple[bytes, bytes]]) -> int:
     said = next((value for name, value in headers if name.lower() == b"retry-after"), b"").decode("latin-1")
     if said.isascii() and said.isdigit():
         return int(said[:9]) * 1000
-    try:
-        # A date without a zone, as in one of HTTP's older forms, is in UTC (RFC 9110, section 5.6.7).
-        moment = parsedate_to_datetime(said)
-        return max(ms_of(moment.replace(tzinfo=moment.tzinfo or UTC)) - now_ms(), 0)
-    except (ValueError, OverflowError, TypeError):
-        return 0
+    moment = ms_of_http_date(said)
+    return 0 if moment is None else max(moment - now_ms(), 0)
 
 
 LARGEST_PICTURE: Final = 8 << 20

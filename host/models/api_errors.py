@@ -9,14 +9,12 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
 import httpx2
 
 from host.ports import ModelError
-from shared.clock import ms_of, now_ms
+from shared.clock import ms_of_http_date, now_ms
 
 SAID: Final = 500
 """Characters of the API's own words that are kept."""
@@ -140,12 +138,8 @@ def _number(text: str | None) -> float | None:
 
 
 def _until(date: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(date)
-        # A date without a zone, as in one of HTTP's older forms, is in UTC (RFC 9110, section 5.6.7).
-        return max(0.0, (ms_of(moment.replace(tzinfo=moment.tzinfo or UTC)) - now_ms()) / 1000)
-    except (ValueError, OverflowError, TypeError):
-        return None
+    moment = ms_of_http_date(date)
+    return None if moment is None else max(0.0, (moment - now_ms()) / 1000)
 
 
 _LONGEST: Final = 10_000
