@@ -307,13 +307,13 @@ def _copy_database(source: Path, target: Path) -> None:
             connection.execute("PRAGMA application_id = 0")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             version = _number(connection, "PRAGMA user_version")
-            tables = _number(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'conversations'")
+            found = tables(connection)
         chain.quick_check(target)
     except (sqlite3.Error, StoreDamaged) as error:
         if isinstance(error, sqlite3.Error) and not is_damage(error):
             raise
         raise StoreDamaged(f"{source} is no sound backup: {getattr(error, 'what', error)}") from error
-    if version == 0 or (version <= SCHEMA_VERSION and not tables):
+    if version == 0 or (version <= SCHEMA_VERSION and "conversations" not in found):
         raise StoreError(f"{source} is no backup of a store")
     if version > SCHEMA_VERSION:
         raise StoreVersion(
