@@ -124,6 +124,24 @@ def test_one_that_waited_for_its_place_forks_where_the_conversation_went_on_mean
         assert len({home(each) for each in went}) == 2
 
 
+def test_the_items_of_a_response_are_listed_in_pages_the_last_first(gpt: openai.OpenAI) -> None:
+    said = [{"role": "user", "content": f"part {number}"} for number in range(25)]
+    response = say(gpt, said)
+    listed: Any = gpt.responses.input_items.list
+    everything = [item.content[0].text for item in listed(response.id)]
+    assert everything == [f"part {number}" for number in reversed(range(25))]
+    assert [item.content[0].text for item in listed(response.id, order="asc", limit=7)] == everything[::-1]
+    page = listed(response.id)
+    assert [len(page.data), page.has_more] == [20, True]
+    rest = listed(response.id, after=page.data[-1].id)
+    assert [len(rest.data), rest.has_more] == [5, False]
+    assert listed(response.id, order="asc", after=page.data[0].id).data == []
+    for asked in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "in-elsewhere-0"}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            listed(response.id, **asked)
+        assert f"{next(iter(asked))}: " in refused.value.message
+
+
 def test_what_is_deleted_is_gone_once_and_nothing_goes_on_from_it(
     host: HostProcess, gpt: openai.OpenAI
 ) -> None:

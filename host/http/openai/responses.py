@@ -32,6 +32,11 @@ STREAM: Final = Parameter("stream", "Its events, live or again", "flag")
 AFTER: Final = Parameter(
     "starting_after", "Only events after this sequence number", {"type": "integer", "minimum": 0}
 )
+ORDER: Final = Parameter("order", "desc, the last item first, if not given", ("asc", "desc"))
+AFTER_ITEM: Final = Parameter("after", "Only items after this one")
+ITEMS: Final = Parameter(
+    "limit", "Items on a page; 20 if not given", {"type": "integer", "minimum": 1, "maximum": 100}
+)
 CANCEL_WAIT_MS: Final = 5000
 GONE_WITHIN_S: Final = 60.0
 """How long the conversation of a response that isn't stored may take to be deleted."""
@@ -130,15 +135,31 @@ class ResponsesApi(Api):
             return FrameStreamResponse(self._reader.begun(stored).frames(batches, after + 1))
         return JSON((await self._reader.now(stored)).view())
 
-    @operation("GET", "/v1/responses/{id}/input_items", scope="chat", error=OpenAiErrorShape)
+    @operation(
+        "GET",
+        "/v1/responses/{id}/input_items",
+        scope="chat",
+        parameters=(ORDER, AFTER_ITEM, ITEMS),
+        error=OpenAiErrorShape,
+    )
     async def input_items(self, request: Request) -> InputItemsShape:
         """What a response was asked, as items."""
-        stored = await self._stored(request)
-        items = asked_items(stored)
-        ends = (items[0]["id"], items[-1]["id"]) if items else (None, None)
+        items = asked_items(await self._stored(request))
+        if ORDER.text(request) != "asc":
+            items.reverse()
+        after = AFTER_ITEM.text(request)
+        ids = [item["id"] for item in items]
+        if after not in (None, *ids):
+            raise InvalidInput("after: names no item of this response's input")
+        begin = 0 if after is None else ids.index(after) + 1
+        page = items[begin : begin + ITEMS.number(request, 20)]
         return {
-            "object": "list", "data": items, "first_id": ends[0], "last_id": ends[1], "has_more": False
-        }  # fmt: skip
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": begin + len(page) < len(items),
+        }
 
     @operation("DELETE", "/v1/responses/{id}", scope="chat", status=200, error=OpenAiErrorShape)
     async def delete(self, request: Request) -> DeletedShape:
