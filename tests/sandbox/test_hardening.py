@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -347,6 +349,35 @@ async def test_full_walls_without_namespaces_are_no_warning(
             assert (await sandbox.ready()).level == 2
     [said] = [record for record in caplog.records if hasattr(record, "sandbox")]
     assert said.levelno == logging.INFO
+
+
+# a machine whose administrator allows no namespaces (namespaces(7), /proc/sys/user), one namespace deep
+WITHOUT_NAMESPACES = """
+import sys, anyio
+from pathlib import Path
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
+from tests.sandbox.opened import toolset
+for kind in ("user", "pid", "mnt"):
+    Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+async def main():
+    async with Sandbox(SandboxPolicy(workspace=Path(sys.argv[1]))) as sandbox:
+        report = await sandbox.ready()
+        print(report.level, *report.missing)
+        print((await toolset(sandbox, "c").call("exec", {"command": "echo works"})).text)
+anyio.run(main)
+"""
+
+
+def test_a_machine_without_namespaces_has_the_level_below_and_says_why(ws: Path) -> None:
+    program = [sys.executable, "-c", WITHOUT_NAMESPACES, str(ws)]
+    within = ["unshare", "--user", "--map-root-user", "--mount"]
+    done = subprocess.run([*within, *program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found, ran = done.stdout.split("\n", 1)
+    assert found.startswith("2 ")
+    assert "namespaces (no process could be started: " in found
+    assert "works" in ran
 
 
 async def test_no_process_of_the_sandbox_is_open_to_others_of_its_uid(

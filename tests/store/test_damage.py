@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -498,6 +499,25 @@ async def test_what_was_written_behind_a_damaged_place_of_a_segment_is_salvaged(
     shown = picoclaw(places, "salvage", salvaged, "--json")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["whole"] == 6
+
+
+async def test_what_later_segments_moved_into_a_lost_one_is_salvaged_from_before_it(
+    places: Places, tmp_path: Path
+) -> None:
+    for life, conversations in enumerate((2, 2, 60, 60)):
+        async with places.host() as store:
+            for number in range(conversations):
+                await talk(store, f"c{life}-{number}", 1)
+    victim = segments(places)[2]
+    with victim.open("r+b") as file:
+        file.seek(layout.HEAD + wal.HEADER.size)
+        file.write(bytes(victim.stat().st_size - file.tell()))
+    shown = picoclaw(places, "salvage", tmp_path / "salvaged.db", "--json")
+    assert shown.returncode == 0, shown.stderr
+    with closing(sqlite3.connect(tmp_path / "salvaged.db")) as salvaged:
+        texts = dict(salvaged.execute("SELECT conversation_id, text FROM messages"))
+    before = ["c0-0", "c0-1", "c1-0", "c1-1"]
+    assert [texts.get(name) for name in before] == [name * 50 for name in before]
 
 
 async def test_zeros_in_the_middle_of_a_segment_hide_nothing_behind_them(
