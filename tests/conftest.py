@@ -10,6 +10,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.examples import examples
+from tests.made_once import copy_new_databases
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -21,6 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("picoclaw", deadline=None, max_examples=examples(100))
 hypothesis.settings.load_profile("picoclaw")
+
+copy_new_databases()
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,7 @@ def main(control: socket.socket) -> None:
     for name in ("host.app", "anyio._backends._asyncio", "shared.store.volume.volume", *CHILDREN):
         importlib.import_module(name)
     importlib.import_module("mcp_server.session").warm()
+    importlib.import_module("tests.made_once").copy_new_databases()
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         importlib.import_module("shared.store.sqlite.store").migrate(connection)
     gc.collect()
