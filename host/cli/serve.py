@@ -1,5 +1,6 @@
 """``picoclaw serve``: the host, from the environment's settings."""
 
+import asyncio
 import ctypes
 import errno
 import gc
@@ -10,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.secret_values import secret_values
 from shared.settings.sections import peers
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")
 
@@ -40,7 +42,7 @@ SWITCH_S: Final = 0.0005
 thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
 
 HANGS_S: Final = 8.0
-"""A volume that hasn't answered for so many seconds doesn't keep a host that is told to stop."""
+"""What hasn't answered for so many seconds doesn't keep a host that is told to stop."""
 
 _M_ARENA_MAX: Final = -8
 
@@ -123,39 +125,92 @@ def _share_one_arena() -> None:
 
 
 class _Stop:
-    """Takes the first reason to stop. It cancels an opening; what is open ends in good order."""
+    """Takes the first reason to stop. It cancels an opening; what is open ends in good order, or in time."""
 
-    def __init__(self, volume: str) -> None:
-        self.volume = volume
+    def __init__(self, settings: Settings) -> None:
         self.asked = anyio.Event()
         self.opening = anyio.CancelScope()
-        self.is_open = False
+        self._loop = asyncio.get_running_loop()
+        self._loop_hangs = False
+        self._end: threading.Thread | None = None
+        self._store: Store | None = None
+        self._grace_s = settings.stop_grace_ms / 1000
+        local = settings.database_url is None
+        self._volume = "STORE_DIR" if local else "DATABASE_URL"
+        self._on_loop = f"LOCAL_DB_PATH ({settings.local_db_path})" if local else "The event loop"
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def __call__(self, reason: str) -> None:
         if self.asked.is_set():
             return
         logger.info("Stopping", extra={"reason": reason})
         self.asked.set()
-        if not self.is_open:
-            self.end_in_time(0.0, lambda: HANGS_S)
+        self._end_in_time()
+        if self._store is None:
             self.opening.cancel()
 
-    def end_in_time(self, grace_s: float, silent_s: Callable[[], float]) -> None:
-        """Have the process end, also if the volume hangs: ``silent_s`` tells how long it hasn't answered."""
-        waiting = (self.volume, grace_s, silent_s)
-        threading.Thread(target=_end_on_a_hanging_volume, args=waiting, daemon=True).start()
+    def opened(self, store: Store) -> None:
+        """Let what runs come to its end from now on, and ask the store whether it hangs."""
+        self._store = store
 
     async def on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Stop at the first of the signals."""
         async for number in signals:
             self(number.name)
 
+    def _watch(self) -> None:
+        """Tell when a statement on the event loop waits for its disk, and see the signals that it can't."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _signals())  # only so does sigpending(2) show them
+        turned = threading.Event()
+        while not self._loop.is_closed():
+            turned.clear()
+            with suppress(RuntimeError):  # closed just now
+                self._loop.call_soon_threadsafe(turned.set)
+            # In two: the whole process may have been stopped meanwhile.
+            if not (turned.wait(HANGS_S / 2) or turned.wait(HANGS_S / 2)):
+                self._wait_for_loop(turned)
+            time.sleep(HANGS_S / 2)
+
+    def _wait_for_loop(self, turned: threading.Event) -> None:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        logger.error("No request is answered: %s does not answer, in %s", self._on_loop, where)
+        self._loop_hangs = True
+        while not turned.wait(0.5):
+            if not signal.sigpending().isdisjoint(_signals()):
+                self._end_in_time()
+        self._loop_hangs = False
+        logger.warning("Requests are answered again")
+
+    def _end_in_time(self) -> None:
+        if self._end is None:
+            self._end = threading.Thread(target=self._end_what_hangs, daemon=True)
+            self._end.start()
+
+    def _end_what_hangs(self) -> None:
+        """End a process that was told to stop and whose threads the kernel doesn't give back."""
+        time.sleep(0.0 if self._store is None else self._grace_s)
+        least = time.monotonic() + HANGS_S
+        while (place := self._hanging()) is None or time.monotonic() < least:
+            time.sleep(0.5)
+        logger.error("%s does not answer: ending without it; nothing acknowledged is lost", place)
+        # Descriptors stay open as long as the kernel keeps a thread: children are told by the connections.
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+        os._exit(1)
+
+    def _hanging(self) -> str | None:
+        if self._loop_hangs:
+            return self._on_loop
+        return self._volume if self._store is None else self._store.hanging(HANGS_S)
+
 
 async def serve_on(bound: socket.socket, settings: Settings, early: Early | None = None) -> None:
     """Open the host, answer on the socket until it is to stop, and close everything in order."""
     for warning in (*settings.warnings, *settings.channels.without_owners()):
         logger.warning("%s", warning)
-    stop = _Stop("STORE_DIR" if settings.database_url is None else "DATABASE_URL")
+    stop = _Stop(settings)
     fault: PicoError | StoreError | None = None
     with anyio.open_signal_receiver(*_signals()) as signals:
         async with anyio.create_task_group() as tasks:
@@ -179,7 +234,7 @@ async def _live(bound: socket.socket, settings: Settings, stop: _Stop, early: Ea
         from host.app import app, open_host
 
         async with open_host(settings, stop, process) as host, anyio.create_task_group() as tasks:
-            stop.is_open = True
+            stop.opened(host.ledger.store)
             book = Connections(descriptors, host.ledger.counts)
             server = _Server(_config(app(host), settings.gateway.trusted_proxies, book))
             tasks.start_soon(server.serve, [bound])
@@ -190,7 +245,6 @@ async def _live(bound: socket.socket, settings: Settings, stop: _Stop, early: Ea
             gc.enable()
             logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
             await stop.asked.wait()
-            stop.end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
             # While the runs come to their end the socket stays open: /health and streams go on.
             await host.runs.drain()
             server.should_exit = True
@@ -201,19 +255,6 @@ def _signals() -> Iterator[signal.Signals]:
     yield signal.SIGINT
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
         yield signal.SIGHUP
-
-
-def _end_on_a_hanging_volume(volume: str, grace_s: float, silent_s: Callable[[], float]) -> None:
-    """End a process that was told to stop and whose threads the kernel doesn't give back."""
-    time.sleep(grace_s + HANGS_S)
-    while silent_s() < HANGS_S:
-        time.sleep(0.1)
-    logger.error("%s does not answer: ending without it; what was acknowledged is on it", volume)
-    # The descriptors stay open as long as the kernel keeps a thread: children are told by the connections.
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
-    os._exit(1)
 
 
 class _Server(Server):

@@ -98,5 +98,5 @@ class Engine(Protocol):
     def volume_ok(self) -> bool:
         """Return whether the last attempt to write what survives worked (True before the first)."""
 
-    def silent_s(self) -> float:
-        """Return for how many seconds the volume hasn't answered; 0 where there is none."""
+    def hanging(self, within_s: float) -> str | None:
+        """Return the setting whose file system hasn't answered for so many seconds; blocks as long."""

@@ -62,7 +62,7 @@ class Store(ABC):
         self._engine = engine
         self.durable = engine.durable
         self.volume_ok = engine.volume_ok
-        self.silent_s = engine.silent_s
+        self.hanging = engine.hanging
         self._pruner = Pruner(engine, retention or Retention())
         self.principals = Principals(engine)
         self.conversations = Conversations(engine)

@@ -1,4 +1,4 @@
-"""A volume that hangs: a real file system, frozen under the host as storage that is gone leaves it."""
+"""Volumes and local disks that hang: frozen under the host as storage that is gone leaves them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ __all__ = ["model"]
 TOOLS = ("fsfreeze", "mkfs.ext4", "mount", "umount")
 SOONER = """
 import sys
+from host.cli import serve
 from shared.store.volume import lock, volume
+serve.HANGS_S = 2.0
 lock.BEAT_S, volume.ANSWERS_S = 0.5, 4.0
 sys.argv[1:] = ["serve"]
 from host.cli import main
@@ -103,18 +105,13 @@ def test_sigterm_ends_the_host_and_its_children_while_the_kernel_keeps_a_thread(
 ) -> None:
     """Only the entry of the process stays until the file system answers: the kernel keeps it."""
     assert host.process is not None
-    with host.client() as client:
+    with host.client() as client, host.client() as other:
         message = directive(tools=[{"name": "exec", "input": {"command": "true"}}])
         assert client.post("/chat", json={"message": message}).status_code == 200
         main, *children = host.tree()
         assert children
         with frozen(volume):
-
-            def talk() -> None:
-                with suppress(httpx2.TransportError), host.client() as other:
-                    other.post("/chat", json={"message": "never stored"})
-
-            thread = threading.Thread(target=talk)
+            thread = threading.Thread(target=talk, args=(other,))
             thread.start()
             host.process.send_signal(signal.SIGTERM)
             until(lambda: all(map(ended, [main, *children])))
@@ -125,6 +122,40 @@ def test_sigterm_ends_the_host_and_its_children_while_the_kernel_keeps_a_thread(
     host.start()
     with host.client() as client:
         assert client.post("/chat", json={"message": "again"}).json()["status"] == "success"
+
+
+def test_a_local_disk_that_hangs_is_named_and_sigterm_ends_the_host_at_once(
+    model: ModelProcess, volume: Path, tmp_path: Path
+) -> None:
+    """Statements run on the event loop: nobody is answered, and the kernel keeps its thread."""
+    host = new_host(tmp_path / "host", model.url, {"LOCAL_DB_PATH": str(volume / "picoclaw.db")})
+    host.command = (sys.executable, "-c", SOONER)
+    host.start()
+    assert host.process is not None
+    with host.client() as client, host.client() as other:
+        known = client.post("/chat", json={"message": "before"}).json()
+        children = host.tree()[1:]
+        with frozen(volume):
+            thread = threading.Thread(target=talk, args=(other,))
+            thread.start()
+            until(lambda: "No request is answered: LOCAL_DB_PATH" in host.log_text)
+            host.process.send_signal(signal.SIGTERM)
+            thread.join(60)
+            assert f"LOCAL_DB_PATH ({volume / 'picoclaw.db'}) does not answer: ending" in host.log_text
+            assert not host.listens()
+    assert host.process.wait(60) == 1
+    until(lambda: all(map(ended, children)))
+    host.environment["LOCAL_DB_PATH"] = str(tmp_path / "elsewhere" / "picoclaw.db")
+    host.start()
+    with host.client() as client:
+        kept = client.get(f"/chat/{known['conversation_id']}/messages").json()["messages"]
+        assert [message["role"] for message in kept] == ["user", "assistant"]
+    host.stop()
+
+
+def talk(client: httpx2.Client) -> None:
+    with suppress(httpx2.TransportError):
+        client.post("/chat", json={"message": "never stored"})
 
 
 def ended(process: psutil.Process) -> bool:

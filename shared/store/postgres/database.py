@@ -151,9 +151,8 @@ class Database:
         """Return whether the database could be reached the last time."""
         return not self.away
 
-    def silent_s(self) -> float:
-        """Return 0: there is no volume."""
-        return 0.0
+    def hanging(self, within_s: float) -> str | None:
+        """Return None: there is no file system."""
 
     async def close(self) -> None:
         """Give all connections back."""

@@ -212,18 +212,30 @@ class Database:
         """Return whether the volume took everything it was given so far."""
         return self._shipper is None or self._shipper.ok
 
-    def silent_s(self) -> float:
-        """Return for how many seconds the volume hasn't answered."""
-        return 0.0 if self._shipper is None else self._shipper.silent_s
+    def hanging(self, within_s: float) -> str | None:
+        """Return the setting whose file system hasn't answered for so many seconds; blocks as long."""
+        if self._shipper is not None and self._shipper.silent_s >= within_s:
+            return "STORE_DIR"
+        trial = threading.Thread(target=self._look, daemon=True)
+        trial.start()
+        trial.join(within_s)
+        return f"LOCAL_DB_PATH ({self.path})" if trial.is_alive() else None
 
     async def probe(self) -> None:
         """Raise NotDurable when the local disk has no room, or the volume didn't take the last write."""
         try:
-            await anyio.to_thread.run_sync(try_disk, self.path.with_name(f"{self.path.name}.probe"))
+            await anyio.to_thread.run_sync(self._try_disk)
         except OSError as error:
             raise NotDurable(f"The local disk cannot be written: {error.strerror}", retry_after=5) from error
         if not self.volume_ok():
             raise NotDurable("The volume cannot be written", retry_after=5)
+
+    def _look(self) -> None:
+        with suppress(OSError):
+            self._try_disk()
+
+    def _try_disk(self) -> None:
+        try_disk(self.path.with_name(f"{self.path.name}.probe"))
 
     def upgrade(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Run a function that manages its own transactions, while nobody else writes."""
