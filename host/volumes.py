@@ -40,11 +40,12 @@ WAS_EMPTY: Final = (
 class Looks:
     """Looks at directories, one at a time: their file system may hang, and nobody waits for that thread.
 
-    ``wait_s``: how long a look may take before it counts as hanging, in seconds.
+    ``wait_s``: how long a look may take before it counts as hanging, in seconds. ``of``: what they look at.
     """
 
-    def __init__(self, wait_s: float = ANSWER_S) -> None:
+    def __init__(self, wait_s: float = ANSWER_S, of: str = "A file system") -> None:
         self._wait_s = wait_s
+        self._of = of
         self._turn = anyio.Lock()
         self._last: Future[Any] | None = None
         self._begun = 0.0
@@ -64,7 +65,7 @@ class Looks:
                     # A daemon: the end of the process doesn't wait for it either.
                     threading.Thread(target=_look, args=(look, made), daemon=True).start()
                     return await asyncio.wrap_future(made)
-        raise Unavailable("A file system does not answer: try again", retry_after=5)
+        raise Unavailable(f"{self._of} does not answer: try again", retry_after=5)
 
 
 def _look(look: Callable[[], T], made: Future[T]) -> None:

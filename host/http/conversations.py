@@ -9,6 +9,7 @@ from starlette.requests import Request
 from host.http.bodies import Body, NotBlank
 from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
+from host.runs.principals import Spaces
 from host.runs.service import RunService
 from shared.clock import iso
 from shared.errors import Conflict, NoConversation
@@ -79,9 +80,10 @@ class ConversationChanges(Body):
 class ConversationsApi(Api):
     """What is there of conversations."""
 
-    def __init__(self, store: Store, runs: RunService, main_conversation_id: str) -> None:
+    def __init__(self, store: Store, runs: RunService, spaces: Spaces, main_conversation_id: str) -> None:
         self._store = store
         self._runs = runs
+        self._spaces = spaces
         self._main = main_conversation_id
 
     @operation("GET", "/chat", scope="chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH, OF_PRINCIPAL))
@@ -123,10 +125,11 @@ class ConversationsApi(Api):
     @operation("DELETE", "/chat/{id}", scope="chat", errors=(409,))
     async def delete(self, request: Request) -> None:
         """Delete a conversation and all that is its own."""
-        conversation_id = await reached(request, self._store)
-        if conversation_id.rpartition("+")[2] == self._main:
+        conversation = await conversation_of(request, self._store)
+        if conversation.id.rpartition("+")[2] == self._main:
             raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
-        await self._runs.delete_conversation(conversation_id)
+        await self._spaces.of_conversation(conversation)  # what can't be whole isn't begun
+        await self._runs.delete_conversation(conversation.id)
 
     @operation("GET", "/chat/{id}/messages", scope="chat", parameters=PAGE)
     async def messages(self, request: Request) -> MessagesShape:

@@ -10,6 +10,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,6 +116,15 @@ MOST_KNOWN: Final = 2048
 """Principals whose persona, memory and skills are kept at hand."""
 
 
+FILES: Final = "The file system of the workspace"
+
+
+def _open(directory: Path) -> None:
+    """Ask a directory's file system, which a look at its name needn't do; what it says is told later."""
+    with suppress(OSError), os.scandir(directory):
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """What a run works with: whose it is, where, and what its principal knows."""
@@ -142,7 +152,8 @@ class Spaces:
         self._skills = settings.skills_dir
         self._by_conversation = settings.agents.defaults.workspace_scope == "conversation"
         self._known: OrderedDict[tuple[str, int], Knowledge] = OrderedDict()
-        self._looks = Looks()
+        self._looks = Looks(of=FILES)
+        self._looks_at_operators = Looks(of=FILES)
         self.operators = Knowledge(
             self._look(Workspace(HOST, sandbox.root, Trust.MAIN)),
             workspace_dir=settings.memory_dir,
@@ -160,10 +171,13 @@ class Spaces:
         return Space(principal, workspace, is_main, knowledge)
 
     async def of_conversation(self, conversation: Conversation) -> Workspace:
-        """Return where a conversation's runs work, for whoever looks at its files."""
+        """Return where a conversation's runs work, for whoever needs its files now; raises Unavailable."""
         principal = await self._principals.get(conversation.principal_id)
         mine = conversation.id, conversation.owner_id
-        return self._of(principal, *mine, trusted=conversation.trusted)[0]
+        workspace = self._of(principal, *mine, trusted=conversation.trusted)[0]
+        is_operators = workspace.root == self._sandbox.root
+        await (self._looks_at_operators if is_operators else self._looks)(partial(_open, workspace.root))
+        return workspace
 
     def _of(
         self, principal: Principal, conversation_id: str, owner: str, *, trusted: bool

@@ -109,6 +109,31 @@ def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
 
 
 @needs_fuse
+def test_what_needs_a_workspace_that_hangs_is_refused_and_done_whole_once_it_answers(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    host = new_host(tmp_path / "host", model.url).start()
+    try:
+        with host.client() as client:
+            until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
+            known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
+            response = client.post("/v1/responses", json={"input": "before"}).json()["id"]
+            deleted = (f"/chat/{known}", f"/v1/responses/{response}")
+            with hanging(tmp_path / "host" / "memory"):
+                file = f"/chat/{known}/files/a.txt"
+                asked = [client.get(file), client.put(file, content=b"x"), *map(client.delete, deleted)]
+                assert [answer.status_code for answer in asked] == [503] * 4
+                for answer in asked:
+                    assert "The file system of the workspace does not answer" in answer.text
+            for path in deleted:
+                assert client.get(path).status_code == 200
+                assert client.delete(path).status_code in (200, 204)
+                assert client.get(path).status_code == 404
+    finally:
+        host.stop()
+
+
+@needs_fuse
 def test_a_workspace_that_fails_is_told_as_such_and_no_fault_of_the_request(
     model: ModelProcess, tmp_path: Path
 ) -> None:
