@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -24,6 +26,17 @@ hypothesis.settings.register_profile("picoclaw", deadline=None, max_examples=exa
 hypothesis.settings.load_profile("picoclaw")
 
 copy_new_databases()
+# Modules and tests stay: looking for garbage among them doubles what collecting takes.
+gc.disable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""New databases of tests are copies of one that the migrations made: making one takes 40 ms of a processor."""
+"""New databases of tests are copies of one that the migrations made: those take 40 ms of a processor."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,6 +118,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
     return next(there, folders[0]) / "config.json"
 
 
+@cache
 def secret_names() -> frozenset[str]:
     """Return the environment names whose values are secrets or hold some."""
     passphrases = {"PICOCLAW_KEY_PASSPHRASE", "PICOCLAW_NEW_KEY_PASSPHRASE"}

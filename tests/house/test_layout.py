@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,22 @@ ALLOWED = {"host": {"host", "shared"}, "mcp_server": {"mcp_server", "shared"}, "
 OWN = set(ALLOWED)
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    return tuple(_imports(path))
+
+
+def statements(path: Path) -> Iterator[ast.stmt]:
+    """Yield the statements of a file, those in others too."""
+    left: list[ast.AST] = [ast.parse(path.read_text())]
+    for node in left:
+        if isinstance(node, ast.stmt):
+            yield node
+        left += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):

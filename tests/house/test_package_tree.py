@@ -11,6 +11,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from tests.house.test_layout import statements
+
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = (
     {"cli"},
@@ -54,7 +56,7 @@ SOURCES = sources()
 def imported(module: str, path: Path) -> Iterator[str]:
     """Yield the modules of the program that a file imports anywhere."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in SOURCES)
         elif isinstance(node, ast.ImportFrom):

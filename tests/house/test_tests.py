@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
@@ -55,16 +57,30 @@ SLEEPS = ("time.sleep", "asyncio.sleep", "anyio.sleep", "sleep", "threading.Even
 
 
 @cache
-def nodes(path: Path) -> list[ast.AST]:
-    found = list(ast.walk(ast.parse(path.read_text())))
-    for node in found:
+def nodes(path: Path) -> Mapping[type[ast.AST], list[ast.AST]]:
+    """Return what a file is made of, by kind; each node knows the one above it."""
+    found: dict[type[ast.AST], list[ast.AST]] = defaultdict(list)
+    left: list[ast.AST] = [ast.parse(path.read_text())]
+    for node in left:
+        found[type(node)].append(node)
         for child in ast.iter_child_nodes(node):
-            child.parent = node  # type: ignore[attr-defined]
+            if not isinstance(child, ast.expr_context):  # one object for all
+                child.parent = node  # type: ignore[attr-defined]
+                left.append(child)
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage() -> Iterator[None]:
+    """Trees have circles, and looking for garbage among them takes twice as long as making them."""
+    gc.disable()
+    yield
+    nodes.cache_clear()
+    gc.enable()
+
+
 def everywhere(kind: type[Node]) -> list[tuple[Path, Node]]:
-    return [(path, node) for path in FILES for node in nodes(path) if isinstance(node, kind)]
+    return [(path, cast(Node, node)) for path in FILES for node in nodes(path)[kind]]
 
 
 def functions() -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -89,10 +105,14 @@ def called(node: ast.AST) -> set[str]:
     return {named(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
 
 
+def within(node: ast.AST) -> list[str]:
+    """Return the names of the functions that it is in."""
+    return [each.name for each in above(node) if isinstance(each, FUNCTION)]
+
+
 def excepted(path: Path, node: ast.AST, exceptions: dict[str, str]) -> bool:
     name = path.relative_to(ROOT).as_posix()
-    functions = [each.name for each in above(node) if isinstance(each, FUNCTION)]
-    return bool({name, *(f"{name}::{each}" for each in functions)} & exceptions.keys())
+    return bool({name, *(f"{name}::{each}" for each in within(node))} & exceptions.keys())
 
 
 def at(path: Path, node: ast.AST) -> str:
@@ -120,21 +140,20 @@ def test_no_test_waits_for_time_to_pass() -> None:
     assert asleep == [], "wait for what is to happen, in a loop that looks, with a bound"
 
 
-def durations(found: list[ast.AST]) -> set[str]:
+@cache
+def durations(path: Path) -> set[str]:
     """Return the names that hold how long something took."""
     names: set[str] = set()
-    for node in found:
-        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)):
-            continue
-        if CLOCK.search(ast.unparse(node.left)):
+    for node in cast("list[ast.BinOp]", nodes(path)[ast.BinOp]):
+        if isinstance(node.op, ast.Sub) and CLOCK.search(ast.unparse(node.left)):
             holds = next(each for each in above(node) if isinstance(each, ast.stmt))
             names |= set(re.findall(r"^(\w+)(?:\.append\(| = )", ast.unparse(holds)))
     return names
 
 
-def bounds_time(node: ast.AST, names: set[str]) -> bool:
+def bounds_time(node: ast.Assert, names: set[str]) -> bool:
     """Tell whether it says that something took no longer than so; at least so long is a promise."""
-    if not isinstance(node, ast.Assert) or not isinstance(node.test, ast.Compare):
+    if not isinstance(node.test, ast.Compare):
         return False
     left = ast.unparse(node.test.left)
     polling = any(isinstance(each, ast.While) for each in above(node))
@@ -145,22 +164,19 @@ def bounds_time(node: ast.AST, names: set[str]) -> bool:
 def test_no_test_asserts_that_something_is_quick() -> None:
     timed = [
         at(path, node)
-        for path in FILES
-        for names in [durations(nodes(path))]
-        for node in nodes(path)
-        if bounds_time(node, names) and not excepted(path, node, TIMED)
+        for path, node in everywhere(ast.Assert)
+        if bounds_time(node, durations(path)) and not excepted(path, node, TIMED)
     ]
     assert timed == [], "wait for the event within a generous bound, or measure in benchmarks"
 
 
-def fails(function: ast.AST) -> bool:
-    found = list(ast.walk(function))
-    checked = [each for each in found if isinstance(each, ast.keyword) and each.arg == "check"]
-    return (
-        any(isinstance(each, ast.Assert | ast.Raise) for each in found)
-        or any(ast.unparse(each.value) == "True" for each in checked)
-        or any(map(PROVES.search, called(function)))
-    )
+def proves(node: ast.AST) -> bool:
+    """Tell whether the function that it is in may fail by it."""
+    if isinstance(node, ast.Call):
+        return PROVES.search(named(node.func)) is not None
+    if isinstance(node, ast.keyword):
+        return node.arg == "check" and ast.unparse(node.value) == "True"
+    return isinstance(node, ast.Assert | ast.Raise)
 
 
 def test_a_bound_on_what_is_waited_for_is_generous() -> None:
@@ -176,12 +192,14 @@ def test_a_bound_on_what_is_waited_for_is_generous() -> None:
 
 
 def test_every_test_can_fail() -> None:
-    calls = [(node.name, {name.split(".")[-1] for name in called(node)}) for _, node in functions()]
-    can = {node.name for _, node in functions() if fails(node)}
-    while more := {name for name, calling in calls if calling & can} - can:
+    called_by = [(named(node.func).split(".")[-1], set(within(node))) for _, node in everywhere(ast.Call)]
+    kinds = (ast.Assert, ast.Raise, ast.keyword, ast.Call)
+    can = {name for kind in kinds for _, node in everywhere(kind) if proves(node) for name in within(node)}
+    while more := {name for called, by in called_by if called in can for name in by} - can:
         can |= more
-    tests = [(path, node) for path, node in functions() if node.name.startswith("test_")]
-    cannot = [at(path, node) for path, node in tests if node.name not in can]
+    cannot = [
+        at(path, node) for path, node in functions() if node.name.startswith("test_") and node.name not in can
+    ]
     assert cannot == [], "assert what is to be seen"
 
 

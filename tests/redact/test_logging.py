@@ -10,7 +10,10 @@ CANARY = "sk-canary-0123456789"
 
 
 def logged(body: str, log_format: str = "json", code: int = 0) -> str:
-    """Run a program that configures logging and then does ``body``; return its standard error."""
+    """Run a program that configures logging and then does ``body``; return its standard error.
+
+    Without buffers, as in the image: Python ends with 120 when what is left in one can't be written.
+    """
     program = f"""
 import logging
 from shared.logging import configure, request_id
@@ -22,7 +25,7 @@ log = logging.getLogger("picoclaw.test")
 {dedent(body)}
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-u", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == code
     assert done.stdout == ""

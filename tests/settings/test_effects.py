@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -470,6 +470,5 @@ def test_every_setting_is_shown_to_have_an_effect_here_or_elsewhere() -> None:
 
 @pytest.mark.parametrize("file", ELSEWHERE)
 def test_the_tests_that_show_effects_elsewhere_are_there(file: str) -> None:
-    tree = ast.parse((ROOT / file).read_text())
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert ELSEWHERE[file].keys() <= names
+    names = re.findall(r"^ *(?:async )?def (\w+)\(", (ROOT / file).read_text(), re.MULTILINE)
+    assert ELSEWHERE[file].keys() <= set(names)
