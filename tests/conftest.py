@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import signal
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -45,18 +46,28 @@ def anyio_backend() -> str:
 
 
 PROCESSES = frozenset(
-    {"host", "make_host", "own_api", "join", "sandbox", "tools", "world", "browser", "make_page"}
+    {"host", "hosts", "make_host", "apart", "fetching", "hooked_host", "host_of_two", "open_host", "web_host"}
+    | {"own_api", "join", "sandbox", "tools", "world", "browser", "make_page"}
 )
-"""Fixtures that start what a quick run does without."""
+"""Fixtures that start what a quick run does without; tests that start it themselves have the mark."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what needs no host's process, nor a browser")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        importlib.import_module("tests.running").HostProcess.allowed = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
-        left = [item for item in items if PROCESSES & set(getattr(item, "fixturenames", ()))]
+        left = [
+            item
+            for item in items
+            if PROCESSES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("processes")
+        ]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, ClassVar, Final, Self
 
 import httpx2
 import psutil
@@ -78,6 +78,7 @@ def running_model(*options: str) -> Iterator[ModelProcess]:
 class HostProcess:
     """A host under test, on directories that survive it."""
 
+    allowed: ClassVar[bool] = True
     root: Path
     environment: dict[str, str]
     port: int = 0
@@ -98,6 +99,9 @@ class HostProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; by default return when it is ready."""
+        assert self.allowed, (
+            "a quick run starts no host: mark the test, or name the fixture in tests/conftest.py"
+        )
         self.port = self.port or free_port()
         with (self.root / "host.log").open("ab") as log:
             self.process = self._start({**self.environment, "PORT": str(self.port)}, log)

@@ -63,6 +63,7 @@ def test_the_example_is_as_short_as_it_is_said_to_be() -> None:
     assert len((EXAMPLE / "picoclaw_mailbox.py").read_text().splitlines()) <= 65
 
 
+@pytest.mark.processes
 def test_the_installed_example_brings_messages_and_carries_answers(
     tmp_path: Path, model: ModelProcess, installed: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_the_installed_example_brings_messages_and_carries_answers(
         host.kill()
 
 
+@pytest.mark.processes
 def test_a_channel_that_is_not_installed_or_not_configured_warns_and_stops_nothing(
     tmp_path: Path, model: ModelProcess, installed: Path
 ) -> None:

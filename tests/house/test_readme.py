@@ -68,6 +68,7 @@ def token_in(said: str) -> str:
     return found[1]
 
 
+@pytest.mark.processes
 def test_make_run_prints_two_lines_to_paste_and_both_work(started: tuple[str, str]) -> None:
     said, _ = started
     pasted = re.search(r"^ +(curl (?:.*\\\n)*.*)$", said, re.MULTILINE)
@@ -78,6 +79,7 @@ def test_make_run_prints_two_lines_to_paste_and_both_work(started: tuple[str, st
     assert ".venv/bin/picoclaw chat" in said
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", LINES, ids=lambda line: re.sub(r"\W+", "-", line)[:40])
 def test_the_curl_lines_of_the_readme_work(started: tuple[str, str], line: str) -> None:
     said, port = started

@@ -20,6 +20,8 @@ import pytest
 from tests.http.two_principals import SETTINGS, Somebody, somebody
 from tests.running import HostProcess, ModelProcess, new_host, until
 
+pytestmark = pytest.mark.processes
+
 MIB = 1 << 20
 
 

@@ -18,7 +18,7 @@ from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 __all__ = ["model"]
 
-pytestmark = alone_on_the_store
+pytestmark = [alone_on_the_store, pytest.mark.processes]
 
 SERVE_WITHOUT = """
 import errno, os, sys

@@ -22,6 +22,8 @@ from tests.mcp.other_servers import listening
 from tests.mcp.test_any_server import ANSWER, TOOLS
 from tests.running import HostProcess, ModelProcess, directive, new_host
 
+pytestmark = pytest.mark.processes
+
 MIB = 1024 * 1024
 LONGEST_S = 3.0
 """What judges a pattern that backtracks on the event loop holds it for 13 s and more, on any machine."""

@@ -271,6 +271,7 @@ def test_a_principal_s_requests_are_counted_with_all_its_tokens(
     assert operator.get("/me").status_code == 200
 
 
+@pytest.mark.processes
 def test_where_the_sandbox_is_too_weak_there_are_no_principals(model: ModelProcess, tmp_path: Any) -> None:
     settings = {"SANDBOX_MIN_LEVEL": "1", "SANDBOX_MAX_LEVEL": "2"}
     process = new_host(tmp_path, model.url, settings).start()

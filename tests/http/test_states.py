@@ -177,6 +177,7 @@ def model_url() -> Iterator[str]:
         yield model.url
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(
     os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres", reason="needs to be alone on the store"
 )

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.http.conftest import MakeHost, configure
 from tests.running import HostProcess, ModelProcess, directive, stream, until
@@ -85,6 +86,7 @@ def test_a_task_cannot_pose_as_another_message(client: httpx2.Client, model: Mod
     assert "&lt;/task&gt;&lt;message" in text
 
 
+@pytest.mark.processes
 def test_there_are_two_generations_and_no_third(client: httpx2.Client, model: ModelProcess) -> None:
     grandchild = telling({"tools": [spawn("third")]}, words="gen-two")
     child = telling({"tools": [spawn(grandchild)]}, words="gen-one")

@@ -21,9 +21,9 @@ ALLOWED = {"webhooks": {"allowed_hosts": ["127.0.0.1"]}}
 
 
 @pytest.fixture(scope="module")
-def hooked(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+def hooked_host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     """A host whose webhooks may be on this machine."""
-    root = tmp_path_factory.mktemp("hooked")
+    root = tmp_path_factory.mktemp("hooked_host")
     process = configure(new_host(root, model.url, {**SEALING, **WITH_PRINCIPALS}), **ALLOWED)
     process.start()
     yield process
@@ -31,8 +31,8 @@ def hooked(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def client(hooked: HostProcess) -> Iterator[httpx2.Client]:
-    with hooked.client() as client:
+def client(hooked_host: HostProcess) -> Iterator[httpx2.Client]:
+    with hooked_host.client() as client:
         yield client
         for webhook in client.get("/webhooks?principal_id=*").json()["webhooks"]:
             client.delete(f"/webhooks/{webhook['id']}")
@@ -258,11 +258,11 @@ def test_a_bad_webhook_of_a_request_leaves_no_trace(client: httpx2.Client) -> No
 
 
 def test_principals_have_webhooks_of_their_own(
-    hooked: HostProcess, client: httpx2.Client, receiver: Receiver
+    hooked_host: HostProcess, client: httpx2.Client, receiver: Receiver
 ) -> None:
     everything = a_webhook(client, receiver, "run.ended", principals="*")
     own = a_webhook(client, receiver, "run.ended")
-    with somebody(hooked, "ann") as ann, somebody(hooked, "bob") as bob:
+    with somebody(hooked_host, "ann") as ann, somebody(hooked_host, "bob") as bob:
         hers = a_webhook(ann.client, receiver, "run.ended")
         said = ann.chat("hello", conversation_id="main")
         told = {each.event["data"]["conversation_id"] for each in receiver.wait(2)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.path import measured
 
 MOST = {
@@ -12,6 +14,7 @@ MOST = {
 a command, what it changed: 13)."""
 
 
+@pytest.mark.processes
 def test_a_message_passes_few_files_functions_and_redactions() -> None:
     for name, passed in measured().items():
         found = {

@@ -22,6 +22,8 @@ from shared.settings import load
 from shared.store.sqlite.store import SqliteStore
 from tests.running import ModelProcess, directive, new_host, running_model
 
+pytestmark = pytest.mark.processes
+
 HANG = directive(text="a", hang_after_deltas=1)
 
 

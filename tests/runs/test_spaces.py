@@ -29,6 +29,8 @@ from shared.settings import load
 from shared.values import Lease
 from tests.sandbox.processes import gone, started
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.tasks import behind_busy_conversations, many_processes, one_process
 
 
@@ -13,6 +15,7 @@ async def test_eight_callers_run_each_due_slot_once_and_cheaply(tmp_path: Path) 
     assert figures["claim, 8 caller(s), one process, median ms"] < 1
 
 
+@pytest.mark.processes
 def test_several_processes_run_each_due_slot_once(tmp_path: Path) -> None:
     figures = many_processes(tmp_path / "store.db", tasks=2000, due=300, callers=3)
 
