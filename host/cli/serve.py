@@ -131,13 +131,11 @@ class _Stop:
         self.asked = anyio.Event()
         self.opening = anyio.CancelScope()
         self._loop = asyncio.get_running_loop()
-        self._loop_hangs = False
+        self._stuck: str | None = None
         self._end: threading.Thread | None = None
         self._store: Store | None = None
         self._grace_s = settings.stop_grace_ms / 1000
-        local = settings.database_url is None
-        self._volume = "STORE_DIR" if local else "DATABASE_URL"
-        self._on_loop = f"LOCAL_DB_PATH ({settings.local_db_path})" if local else "The event loop"
+        self._volume = "STORE_DIR" if settings.database_url is None else "DATABASE_URL"
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def __call__(self, reason: str) -> None:
@@ -159,7 +157,7 @@ class _Stop:
             self(number.name)
 
     def _watch(self) -> None:
-        """Tell when a statement on the event loop waits for its disk, and see the signals that it can't."""
+        """Tell when the event loop stands still (a disk hangs), and see the signals that it can't."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _signals())  # only so does sigpending(2) show them
         turned = threading.Event()
         while not self._loop.is_closed():
@@ -174,12 +172,12 @@ class _Stop:
     def _wait_for_loop(self, turned: threading.Event) -> None:
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        logger.error("No request is answered: %s does not answer, in %s", self._on_loop, where)
-        self._loop_hangs = True
+        self._stuck = (self._store and self._store.hanging(HANGS_S / 4)) or f"The event loop, in {where},"
+        logger.error("No request is answered: %s does not answer", self._stuck)
         while not turned.wait(0.5):
             if not signal.sigpending().isdisjoint(_signals()):
                 self._end_in_time()
-        self._loop_hangs = False
+        self._stuck = None
         logger.warning("Requests are answered again")
 
     def _end_in_time(self) -> None:
@@ -201,9 +199,7 @@ class _Stop:
         os._exit(1)
 
     def _hanging(self) -> str | None:
-        if self._loop_hangs:
-            return self._on_loop
-        return self._volume if self._store is None else self._store.hanging(HANGS_S)
+        return self._stuck or (self._volume if self._store is None else self._store.hanging(HANGS_S))
 
 
 async def serve_on(bound: socket.socket, settings: Settings, early: Early | None = None) -> None:
