@@ -115,7 +115,7 @@ async def keep_recovering(store: Store, runs: RunService, tasks: TaskRunner, lea
     while True:
         await anyio.sleep(lease_ms / 6000)
         try:
-            ended = await store.runs.recover(now_ms())
+            ended = await store.runs.recover(now_ms(), held=runs.held)
             await runs.background.begin_again()
             await tasks.begin_again()
         except Unavailable:

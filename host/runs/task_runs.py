@@ -148,7 +148,11 @@ class TaskRunner:
     async def _start_next(self) -> _Service | None:
         for _ in range(BUSY_TRIES):
             claimed = await self._store.tasks.claim_due(
-                host=self._owner, now=now_ms(), lease_ms=self._claim_ms, but=self._runs.full
+                host=self._owner,
+                now=now_ms(),
+                lease_ms=self._claim_ms,
+                but=self._runs.full,
+                held=self._runs.held,
             )
             if claimed is None:
                 return None
