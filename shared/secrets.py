@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hmac
 import os
 import re
@@ -49,13 +50,13 @@ def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
     descriptor = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotRegular
+            raise NotRegular(errno.EINVAL, "it is not a regular file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(most + 1)
     finally:
         os.close(descriptor)
     if len(content) > most:
-        raise TooLong
+        raise TooLong(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return content
 
 

@@ -19,6 +19,7 @@ from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
 from host.cli.start import local_url, passphrase_asker
 from host.cli.terminal import FAILED, HostFault, Told, err, shown, tell
 from shared import jsons
+from shared.secrets import MAX_FILE_BYTES, read_regular
 from shared.settings import Settings, SettingsError, load
 from shared.settings.load import home_of
 
@@ -82,7 +83,7 @@ def _running(home: Path) -> dict[str, str]:
     """Return what ``picoclaw dev`` wrote down of itself; nothing for none, another user's file, and junk."""
     path = home / DEV_FILE
     try:
-        said = jsons.loads(path.read_bytes()) if _is_mine(path) else {}
+        said = jsons.loads(read_regular(path, MAX_FILE_BYTES)) if _is_mine(path) else {}
         return {name: str(said[name]) for name in said.keys() & DEV_NAMES}
     except (OSError, ValueError, AttributeError):
         return {}

@@ -19,7 +19,9 @@ from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, s
 from host.mcp_clients.server_config import NAME as SERVER_NAME
 from host.mcp_clients.server_config import RESERVED
 from shared import jsons
+from shared.secrets import read_regular
 from shared.settings import SettingsError
+from shared.settings.files import MAX_BYTES
 from shared.settings.load import config_path
 from shared.settings.security_yml import NAME
 
@@ -228,7 +230,7 @@ def _config() -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return config.json's path, its tree, and the servers in it, which may be changed."""
     path = config_path(surroundings(os.environ))
     try:
-        tree = jsons.loads(path.read_bytes()) if path.exists() else {"version": 3}
+        tree = jsons.loads(read_regular(path, MAX_BYTES)) if path.exists() else {"version": 3}
         node = tree
         for step in ("tools", "mcp", "servers"):
             node = node.setdefault(step, {})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import anyio
+import anyio.to_thread
 import httpx2
 import jwt
 from anyio.abc import TaskGroup
@@ -21,6 +22,7 @@ from host.http.callers import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Duplicate, Misconfigured
 from shared.principals import Principal, PrincipalStatus
+from shared.secrets import read_regular
 from shared.settings.access import Jwt
 
 logger = logging.getLogger("picoclaw.auth")
@@ -120,8 +122,7 @@ class Keys:
 
 async def _of_file(path: Path) -> bytes:
     try:
-        async with await anyio.open_file(path, "rb") as file:
-            return await file.read(MOST_BYTES + 1)
+        return await anyio.to_thread.run_sync(read_regular, path, MOST_BYTES, abandon_on_cancel=True)
     except OSError as error:
         raise Unreadable(f"{path} can't be read ({error.strerror})") from None
 

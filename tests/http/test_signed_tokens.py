@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,6 +211,10 @@ async def test_a_file_of_keys_stops_the_start_when_it_holds_none(tmp_path: Path)
     path = tmp_path / "keys.json"
     provider = Provider()
     settings = Jwt(issuer=ISSUER, audience=AUDIENCE, jwks_file=path)
+    os.mkfifo(path)
+    with pytest.raises(Misconfigured, match="not a regular file"):
+        await Keys(settings).open()
+    path.unlink()
     for text, said in ((None, "can't be read"), (b"{}", "no set of keys"), (b'{"keys": [{}]}', "no key for")):
         if text is not None:
             path.write_bytes(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared.approval_values import Answer, NewApproval
-from shared.errors import StoreError, StoreLocked, StoreVersion
+from shared.errors import StoreEnvironment, StoreError, StoreLocked, StoreVersion
 from shared.store.sqlite.store import SCHEMA_VERSION
 from shared.store.volume import operator
 from shared.values import RunState
@@ -47,6 +48,29 @@ async def test_a_sound_volume_is_checked_beside_a_running_host(places: Places) -
     assert json.loads(shown.stdout)["holder"] is None
     assert json.loads(shown.stdout)["checked"] == "everything"
     assert "Everything is sound" in picoclaw(places, "check").stdout
+
+
+async def test_what_has_a_files_name_and_is_none_is_named_by_every_command_and_the_start(
+    places: Places, tmp_path: Path
+) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    named = [*places.volume.iterdir(), *(Path(f"{places.database}.{each}") for each in ("host", "reserve"))]
+    for path in named:
+        aside = path.rename(tmp_path / "aside") if path.exists() else None
+        os.mkfifo(path)
+        said = f"{path} is not a file"
+        with pytest.raises(StoreEnvironment, match=said):
+            async with places.host():
+                pass
+        if path.parent == places.volume:
+            for command in (["check"], ["compact"], ["rollback"], ["salvage", tmp_path / "new"]):
+                shown = picoclaw(places, *command)
+                assert (shown.returncode, said in shown.stderr.replace("\n", " ")) == (1, True), shown
+        path.unlink()
+        if aside is not None:
+            aside.rename(path)
+    assert operator.check(places.volume).conversations == 1
 
 
 async def test_a_damaged_snapshot_is_a_fault(places: Places) -> None:

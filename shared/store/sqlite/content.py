@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -69,6 +70,13 @@ def forbidden(path: Path) -> StoreForbidden:
     return StoreForbidden(
         f"{path} belongs to {owner} and this process runs as uid {uid}: run `chown {uid}:{gid} {path}`"
     )
+
+
+def must_be_file(path: Path) -> None:
+    """Raise StoreEnvironment for what is there and no file: opening a pipe waits for ever."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StoreEnvironment(f"{path} is not a file: move it away. Nothing was changed.")
 
 
 def _of_the_machine(

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from shared.errors import StoreLocked
-from shared.store.sqlite.content import PROBE_BYTES, told_apart, try_disk
+from shared.store.sqlite.content import PROBE_BYTES, must_be_file, told_apart, try_disk
 from shared.store.sqlite.engine import take
 from shared.store.volume import layout
 from shared.store.volume.layout import (
@@ -255,6 +255,8 @@ def hold_database(database: Path, store_dir: Path, owner: str) -> int:
 
     Raises StoreLocked naming the host that has it: two volumes must not be fed by one database.
     """
+    for suffix in (".host", ".gate", ".ship", ".reserve"):
+        must_be_file(Path(f"{database}{suffix}"))
     fd = os.open(f"{database}.host", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if _kernel_lock(fd) is False:

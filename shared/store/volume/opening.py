@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from shared import jsons
 from shared.errors import StoreDamaged, StoreError, StoreMismatch
-from shared.store.sqlite.content import is_of_breakcafe, told_apart
+from shared.store.sqlite.content import is_of_breakcafe, must_be_file, told_apart
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.carrier import Carrier
@@ -21,6 +21,7 @@ from shared.store.volume.wal import Mark
 
 log = logging.getLogger(__name__)
 
+COPY_NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")
 IDENTITY: Final = "store.json"
 """Names the store on a volume, so that the runtime database of another one is never taken for it."""
 
@@ -99,6 +100,9 @@ def judge(found: State | None, store_dir: Path, listing: Listing, database: Path
     return "continue"
 
 
+OURS: Final = (IDENTITY, layout.LOCK, layout.SNAPSHOT, layout.SEGMENT, COPY_NAME)
+
+
 def identity(store_dir: Path) -> str | None:
     """Return the name of the store on a volume, None if it has none."""
     try:
@@ -108,8 +112,14 @@ def identity(store_dir: Path) -> str | None:
 
 
 def must_be(store_dir: Path, store_id: str | None) -> None:
-    """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one."""
+    """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one.
+
+    Raises StoreEnvironment for what has a file's name on it and is none.
+    """
     with told_apart("STORE_DIR", store_dir):
+        for path in store_dir.iterdir() if store_dir.is_dir() else ():
+            if any(re.fullmatch(name, path.name) for name in OURS):
+                must_be_file(path)
         there = identity(store_dir)
     if store_id is not None and there != store_id:
         raise StoreMismatch(
@@ -179,7 +189,6 @@ def _take_local(carrier: Carrier, state: State) -> None:
     carrier.renew(state._replace(inode=database.stat().st_ino))
 
 
-COPY_NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")
 KEPT_DAYS: Final = 30
 
 
