@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from host.cli.client import HostClient, asking, at
-from host.cli.terminal import Told, fail, judged, listing, milliseconds, shown, table
+from host.cli.terminal import Told, fail, judged, listing, milliseconds, named, shown, table
 from shared import jsons
 
 app = typer.Typer(help="Users of one host, held apart: their limits and tokens.", no_args_is_help=True)
@@ -160,7 +160,7 @@ def _gone(client: HostClient, principal: str) -> dict[str, Any]:
 def export(
     client: HostClient,
     principal: PrincipalId,
-    file: Annotated[Path, typer.Argument(help="The archive to write, such as ann.tar.gz.")],
+    file: Annotated[Path, typer.Argument(help="The archive to write, such as ann.tar.gz.", callback=named)],
 ) -> Told:
     """Write all that a principal has into an archive: what is stored as JSON, and its files.
 

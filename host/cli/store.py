@@ -18,7 +18,7 @@ import anyio
 import typer
 
 from host.cli.client import Json, host_settings
-from host.cli.terminal import err, out, print_json, shown, tell
+from host.cli.terminal import err, named, out, print_json, shown, tell
 from shared import jsons
 from shared.errors import StoreError, StoreRefused
 from shared.store.volume import operator
@@ -73,7 +73,7 @@ def check(
 
 @app.command()
 def backup(
-    target: Annotated[Path, typer.Argument(help="A new file.")],
+    target: Annotated[Path, typer.Argument(help="A new file.", callback=named)],
     store_dir: StoreDir = None,
     json: Json = False,
 ) -> None:
@@ -112,7 +112,7 @@ def rollback(store_dir: StoreDir = None, json: Json = False) -> None:
 
 @app.command()
 def salvage(
-    target: Annotated[Path, typer.Argument(help="A new file.")],
+    target: Annotated[Path, typer.Argument(help="A new file.", callback=named)],
     source: Annotated[
         Path | None, typer.Option("--from", help="A damaged database or backup; the volume otherwise.")
     ] = None,

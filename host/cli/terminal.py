@@ -6,8 +6,10 @@ Then it is sentences on standard error, and a code of docs/cli.md.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,6 +34,13 @@ UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms"
 # Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
+
+
+def named(path: Path) -> Path:
+    """Return where a command writes a new file; `-` is no name, and standard output no file."""
+    if str(path) == "-":
+        raise typer.BadParameter("it has to be a new file, which standard output isn't: give a name")
+    return path
 
 
 def safe(text: str) -> str:

@@ -84,6 +84,7 @@ def test_what_is_exported_is_all_that_a_principal_has(
     assert {"files/plums.txt", *(f"{kind}.json" for kind in kinds)} <= {*names}
     assert "plums" in texts
     assert "pears" not in texts
+    assert principal("export", ann, "-").returncode == 2
     again = principal("export", ann, str(file))
     assert (again.returncode, "File exists" in again.stderr) == (1, True)
 

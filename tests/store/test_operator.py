@@ -96,6 +96,14 @@ async def test_a_backup_of_a_running_host_has_everything_acknowledged(places: Pl
     connection.close()
 
 
+@pytest.mark.parametrize("command", ["backup", "salvage"])
+async def test_a_new_file_has_a_name(places: Places, command: str) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    shown = picoclaw(places, command, "-")
+    assert (shown.returncode, "standard output" in shown.stderr, Path("-").exists()) == (2, True, False)
+
+
 @pytest.mark.parametrize("local_disk", ["kept", "lost"])
 async def test_a_restored_backup_wins_over_what_was_there(
     places: Places, tmp_path: Path, local_disk: str
