@@ -20,7 +20,7 @@ from typing import IO, Any, ClassVar, Final, Self
 import httpx2
 import psutil
 
-from tests.warm_host import WarmHost
+from tests.warm_host import Warm
 
 TOKEN: Final = "test-token-0123456789"
 START_S: Final = 60.0
@@ -58,7 +58,7 @@ class ModelProcess:
 @contextlib.contextmanager
 def running_model(*options: str) -> Iterator[ModelProcess]:
     """Serve the fake model while the block runs; what it was asked has to be what the API would take."""
-    process = subprocess.Popen(
+    process = _popen()(
         [sys.executable, "-m", "tests.fakes.model_server", "--port", "0", *options],
         stdout=subprocess.PIPE,
         text=True,
@@ -72,6 +72,11 @@ def running_model(*options: str) -> Iterator[ModelProcess]:
         finally:
             process.terminate()
             process.wait(60)
+
+
+def _popen() -> type[subprocess.Popen[Any]]:
+    """A benchmark measures processes as people start them."""
+    return Warm if "pytest" in sys.modules else subprocess.Popen
 
 
 @dataclass(slots=True)
@@ -110,11 +115,8 @@ class HostProcess:
         return self
 
     def _start(self, environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        # A benchmark measures a host as people start it.
-        warm = self.command == SERVE and "pytest" in sys.modules
-        if warm and not any(name.startswith("PYTHON") for name in environment):
-            return WarmHost(environment, log.fileno())
-        return subprocess.Popen(
+        start = _popen() if self.command == SERVE else subprocess.Popen
+        return start(
             self.command,
             env=environment,
             cwd=Path(__file__).parent.parent,

@@ -1,8 +1,8 @@
-"""Hosts that start in a fifth of the time: forked from a process that has imported what `serve` imports.
+"""Programs that start in a fifth of the time: forked from a process that has imported what they import.
 
-They are real processes, children of the test's, with an environment, files and a session of their own; only
-the imports, which are the same every time, are not made again. Nor are those of the processes that a host
-starts itself: the first of each kind is born with the host, and waits until the host wants it.
+They are real processes, children of the test's, with a command line, an environment, files and a session of
+their own; only the imports, which are the same every time, are not made again. Nor are those of the processes
+that a host starts itself: the first of each kind is born with the host, and waits until the host wants it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import importlib
@@ -23,13 +24,16 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
+
     import psutil
 
 ROOT: Final = Path(__file__).parent.parent
@@ -37,35 +41,69 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NAME: Final = 15
 PACKET: Final = 1 << 20
 BIRTH_S: Final = 120.0
+HIGH: Final = 512
+"""From here on are the descriptors of the zygote itself, libuv's too: a program is given lower numbers."""
 CHILDREN: Final = ("host.models.worker", "mcp_server.zygote")
 """The modules that a host starts as processes."""
+Cold: Final = subprocess.Popen
+_BIRTHS: Final = threading.Lock()
 
 
-class WarmHost(subprocess.Popen[bytes]):
-    """A host that was forked; else as if it had been started by its command."""
+class Warm(subprocess.Popen[Any]):
+    """``python -m MODULE ...``, forked from a process that has imported the module; else as any ``Popen``.
 
-    def __init__(self, environment: Mapping[str, str], log: int) -> None:
-        self._born = functools.partial(_bear, environment, log)
-        super().__init__(("picoclaw", "serve"))
+    It leads a session of its own. In ``/proc`` it has the command and the environment of the process it was
+    forked from: where a test looks for those, the program is started as people do.
+    """
 
-    def _execute_child(self, *_: Any) -> None:
-        self.pid = self._born()
+    def _execute_child(self, command: Sequence[str], *given: Any) -> None:
+        _, _, _, pass_fds, cwd, environment, _, _, _, *ends = given[:15]
+        environment = dict(os.environ if environment is None else environment)
+        ours = command[0] == sys.executable and "-m" in command
+        if not ours or any(name.startswith("PYTHON") for name in environment):
+            cast(Any, super())._execute_child(command, *given)
+            return
+        module, *arguments = command[command.index("-m") + 1 :]
+        streams = {at: fd if fd >= 0 else at for at, fd in enumerate((ends[0], ends[3], ends[5]))}
+        descriptors = streams | {fd: fd for fd in pass_fds}
+        folder = str(cwd or Path.cwd())
+        wanted = {
+            "module": module,
+            "arguments": arguments,
+            "path": [] if "-I" in command else [folder],
+            "folder": folder,
+            "environment": environment,
+            "descriptors": list(descriptors),
+        }
+        self.pid = _bear(json.dumps(wanted).encode(), list(descriptors.values()))
         self._child_created = True
+        cast(Any, self)._close_pipe_fds(*ends)
 
 
-def _bear(environment: Mapping[str, str], log: int) -> int:
-    """Return the process id of a new host, which is our child: its parent goes, and we take the orphan."""
-    adopt = functools.partial(ctypes.CDLL(None).prctl, PR_SET_CHILD_SUBREAPER)
-    zygote = _zygote()
-    adopt(1)
+@contextlib.contextmanager
+def warm() -> Iterator[None]:
+    """While the block lasts, what asyncio starts is a ``Warm``."""
+    subprocess.Popen = Warm  # type: ignore[misc]
     try:
-        socket.send_fds(zygote, [json.dumps(dict(environment)).encode()], [log])
-        return int(zygote.recv(64))
-    except TimeoutError:
-        _zygote.cache_clear()  # an answer that came late would be taken for the next one's
-        raise
+        yield
     finally:
-        adopt(0)
+        subprocess.Popen = Cold  # type: ignore[misc]
+
+
+def _bear(wanted: bytes, descriptors: list[int]) -> int:
+    """Return the id of a new process, which is our child: its parent goes, and we take the orphan."""
+    adopt = functools.partial(ctypes.CDLL(None).prctl, PR_SET_CHILD_SUBREAPER)
+    with _BIRTHS:
+        zygote = _zygote()
+        adopt(1)
+        try:
+            socket.send_fds(zygote, [wanted], descriptors)
+            return int(zygote.recv(64))
+        except TimeoutError:
+            _zygote.cache_clear()  # an answer that came late would be taken for the next one's
+            raise
+        finally:
+            adopt(0)
 
 
 @functools.cache
@@ -73,7 +111,7 @@ def _zygote() -> socket.socket:
     """Start the zygote of this process; return the way to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        process = subprocess.Popen(
+        process = Cold(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "TZ": "UTC"},
@@ -95,28 +133,72 @@ def is_process(process: psutil.Process, module: str) -> bool:
     return module in process.cmdline() or process.name() == module[:15]
 
 
-def main(control: socket.socket) -> None:
-    """Fork a host for every packet."""
-    from host.cli.serve import serve
-
+def main(inherited: int) -> None:
+    """Fork a process for every packet that comes by a socket."""
+    control = socket.socket(fileno=fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, HIGH))
+    while (last := os.dup(inherited)) < HIGH:
+        """Have libuv begin there, too."""
+    os.close(last)
     for name in ("host.app", "anyio._backends._asyncio", "shared.store.volume.volume", *CHILDREN):
         importlib.import_module(name)
     importlib.import_module("mcp_server.session").warm()
     importlib.import_module("tests.made_once").copy_new_databases()
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         importlib.import_module("shared.store.sqlite.store").migrate(connection)
+    os.closerange(3, HIGH)
     gc.collect()
     gc.freeze()
     while True:
-        packet, descriptors, _, _ = socket.recv_fds(control, PACKET, 1)
+        packet, descriptors, _, _ = socket.recv_fds(control, PACKET, 64)
         if not packet:
             return
+        wanted = json.loads(packet)
+        if not _is_host(wanted):
+            _warm_up(wanted["module"])
         if (born := _orphan()) == 0:
             control.close()
-            _become(json.loads(packet), descriptors[0])
-            sys.exit(_served(serve))
-        os.close(descriptors[0])
+            _be(wanted, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         control.send(str(born).encode())
+
+
+def _is_host(wanted: dict[str, Any]) -> bool:
+    return bool(wanted["module"] == "host.cli" and wanted["arguments"] == ["serve"])
+
+
+@functools.cache
+def _warm_up(module: str) -> None:
+    """Import what a program imports; of a host it is there already."""
+    importlib.import_module(module)
+    if module == "host.cli":
+        import httpx2
+        from typer.testing import CliRunner
+
+        from host.cli import make_app
+
+        CliRunner().invoke(make_app(), "--help")
+        with httpx2.Client(trust_env=False) as client, contextlib.suppress(httpx2.TransportError):
+            client.get("http://127.0.0.1:1")
+    gc.freeze()
+
+
+def _be(wanted: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Be a program as it was asked for."""
+    _become(wanted, descriptors)
+    if _is_host(wanted):
+        from host.cli.serve import serve
+
+        sys.exit(_served(serve))
+    _run(wanted["module"], wanted["arguments"])
+
+
+def _run(module: str, arguments: list[str]) -> NoReturn:
+    if not hasattr(sys.modules[module], "__path__"):
+        del sys.modules[module]  # it is run once more, as the program
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 def _served(serve: Callable[[], int]) -> int:
@@ -154,15 +236,12 @@ class _Unborn:
         if not packet:
             os._exit(0)
         theirs.close()
-        del sys.modules[module]  # it is run once more, as the program
         os.environ.clear()
         environment, arguments = json.loads(packet)
         os.environ.update(environment)
         os.chdir(os.sep)
         os.dup2(0, 1)
-        sys.argv = [module, str(descriptors[0]), *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        _run(module, [str(descriptors[0]), *arguments])
 
     def bear(
         self, theirs: socket.socket, environment: Mapping[str, str], arguments: tuple[str, ...]
@@ -242,19 +321,27 @@ def _orphan() -> int:
     return born
 
 
-def _become(environment: dict[str, str], log: int) -> None:
-    """Be a process as it was asked for: its session, environment, and standard streams."""
+def _become(wanted: dict[str, Any], descriptors: list[int]) -> None:
+    """Be a process as it was asked for: its session, environment, folder, and descriptors."""
     os.setsid()
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(wanted["environment"])
     time.tzset()
     tempfile.tempdir = None  # what the warm process found out for itself
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for here, there in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(here, there)
-    os.close(nothing)
-    os.close(log)
+    os.chdir(wanted["folder"])
+    sys.path[:1] = wanted["path"]
+    out_of_the_way = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for descriptor, number in zip(out_of_the_way, wanted["descriptors"], strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        was = getattr(sys, name)
+        stream = open(number, mode, encoding=was.encoding, errors=was.errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+    cast("TextIOWrapper", sys.stderr).reconfigure(line_buffering=True)
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(int(sys.argv[1]))

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from unittest.mock import patch
 
 from typer.testing import CliRunner
 
 from host.cli import make_app
+from tests.warm_host import Warm
 
 TOKEN = "token-for-the-test-0123456789"
 
@@ -42,15 +44,12 @@ def picoclaw(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subp
 
 def process(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
     """Run a command as the process that it is for a person."""
-    return subprocess.run(
-        [sys.executable, "-m", "host.cli", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment(home, **extra),
-    )
+    command = [sys.executable, "-m", "host.cli", *arguments]
+    with Warm(
+        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=environment(home, **extra)
+    ) as started:
+        said, complained = started.communicate(stdin, timeout=60)
+    return subprocess.CompletedProcess(command, started.returncode, said, complained)
 
 
 @dataclass

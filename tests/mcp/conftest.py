@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.store import open_store
 from shared.store.store import Store
+from tests.warm_host import warm
 
 
 @pytest.fixture
@@ -23,3 +24,10 @@ async def store(database: Path) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+@pytest.fixture
+def warmed() -> Iterator[None]:
+    """What the test starts by a module is forked from a process that has imported it."""
+    with warm():
+        yield

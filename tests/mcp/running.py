@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from subprocess import PIPE
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ from mcp.client.client import ConnectMode
 
 from shared import jsons
 from shared.store import open_store
+from tests.warm_host import warm
 
 COMMAND = [sys.executable, "-m", "mcp_server"]
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -57,22 +59,27 @@ async def official_client(
         env=environment(database, conversation_id, is_main=is_main, principal_id=principal_id),
     )
     with anyio.fail_after(SECONDS):
-        async with Client(parameters, mode=mode, read_timeout_seconds=SECONDS) as client:
+        async with AsyncExitStack() as stack:
+            client = Client(parameters, mode=mode, read_timeout_seconds=SECONDS)
+            with warm():
+                await stack.enter_async_context(client)
             yield client
 
 
 class RawServer:
-    """A tool server one writes bytes to."""
+    """A tool server one writes bytes to; a ``cold`` one is started as agents start it."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], *, cold: bool = False) -> None:
         self._env = env
+        self._cold = cold
         self.process: Process
         self._lines: BufferedByteReceiveStream
 
     async def __aenter__(self) -> RawServer:
-        self.process = await anyio.open_process(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env
-        )
+        with contextlib.nullcontext() if self._cold else warm():
+            self.process = await anyio.open_process(
+                COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._env
+            )
         assert self.process.stdout is not None
         self._lines = BufferedByteReceiveStream(self.process.stdout)
         return self

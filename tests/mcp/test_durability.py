@@ -29,6 +29,7 @@ async def on_the_volume(volume: Path, copy: Path, conversation_id: str) -> tuple
         await store.close()
 
 
+@pytest.mark.usefixtures("warmed")
 async def test_what_a_tool_answered_is_on_the_volume(tmp_path: Path) -> None:
     volume, database = tmp_path / "volume", tmp_path / "local" / "picoclaw.db"
     database.parent.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -21,12 +22,15 @@ from shared.store import open_store
 from shared.store.store import Store
 from tests.mcp.running import HELLO, RawServer, environment
 from tests.mcp.test_tool_servers import eventually, zygote_of
+from tests.warm_host import warm
+
+Shim = functools.partial(RawServer, cold=True)
 
 
 @pytest.fixture
 async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        with anyio.fail_after(60):
+        with anyio.fail_after(60), warm():
             await servers.zygote.ready()
         yield servers
 
@@ -38,7 +42,7 @@ def imports_the_sdk(server: RawServer) -> bool:
 async def test_beside_a_host_the_zygote_serves_and_the_process_stays_small(
     servers: ToolServers, database: Path
 ) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         (child,) = zygote_of(servers).children()
         assert child.pid != server.process.pid
@@ -54,7 +58,7 @@ async def test_beside_a_host_the_zygote_serves_and_the_process_stays_small(
 
 
 async def test_without_a_host_it_serves_alone(database: Path) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         assert imports_the_sdk(server)
         assert await server.end() == 0
@@ -63,7 +67,7 @@ async def test_without_a_host_it_serves_alone(database: Path) -> None:
 async def test_a_door_that_nobody_stands_behind_is_passed_by(database: Path, store: Store) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(str(database) + ".mcp")
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         assert imports_the_sdk(server)
 
@@ -71,7 +75,7 @@ async def test_a_door_that_nobody_stands_behind_is_passed_by(database: Path, sto
 async def test_another_hosts_door_does_not_serve_this_database(servers: ToolServers, database: Path) -> None:
     other = database.parent / "elsewhere"
     other.mkdir()
-    async with RawServer(environment(other / "picoclaw.db", "laptop")) as server:
+    async with Shim(environment(other / "picoclaw.db", "laptop")) as server:
         await server.hello()
         assert zygote_of(servers).children() == []
 
@@ -80,7 +84,7 @@ async def test_another_hosts_door_does_not_serve_this_database(servers: ToolServ
 async def test_a_shim_that_is_killed_takes_its_session_along(
     servers: ToolServers, database: Path, how: str
 ) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         assert len(zygote_of(servers).children()) == 1
         getattr(server.process, how)()
@@ -90,7 +94,7 @@ async def test_a_shim_that_is_killed_takes_its_session_along(
 async def test_a_shim_that_was_told_to_end_says_so_by_its_status(
     servers: ToolServers, database: Path
 ) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         # It gives its descriptors away once it has a handler.
         await eventually(lambda: os.readlink(f"/proc/{server.process.pid}/fd/0") == os.devnull)
@@ -101,8 +105,9 @@ async def test_a_shim_that_was_told_to_end_says_so_by_its_status(
 
 async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        await servers.zygote.ready()
-        server = RawServer(environment(database, "laptop"))
+        with warm():
+            await servers.zygote.ready()
+        server = Shim(environment(database, "laptop"))
         await server.__aenter__()
         await server.hello()
     try:
@@ -116,7 +121,7 @@ async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store:
 async def test_a_session_writes_its_complaints_where_the_shim_would(
     servers: ToolServers, database: Path
 ) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         (session,) = zygote_of(servers).children()
         at = [os.readlink(f"/proc/{pid}/fd/2") for pid in (session.pid, server.process.pid)]
@@ -126,7 +131,7 @@ async def test_a_session_writes_its_complaints_where_the_shim_would(
 async def test_a_session_that_is_cut_off_with_its_zygote_is_no_success(
     servers: ToolServers, database: Path
 ) -> None:
-    async with RawServer(environment(database, "laptop")) as server:
+    async with Shim(environment(database, "laptop")) as server:
         await server.hello()
         zygote = zygote_of(servers)
         (session,) = zygote.children()
@@ -234,7 +239,8 @@ async def test_the_door_goes_with_its_host_but_never_a_newer_one(
 ) -> None:
     door = Path(f"{database}.mcp")
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        await servers.zygote.ready()
+        with warm():
+            await servers.zygote.ready()
         assert door.is_socket()
         if newer:
             door.rename(f"{door}.old")
@@ -256,8 +262,9 @@ async def test_a_database_deep_down_has_a_door_too(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     await open_store(deep / "picoclaw.db").close()
     async with ToolServers(db_path=deep / "picoclaw.db", store_dir=None, timezone="UTC") as servers:
-        await servers.zygote.ready()
-        async with RawServer(environment(deep / "picoclaw.db", "laptop")) as server:
+        with warm():
+            await servers.zygote.ready()
+        async with Shim(environment(deep / "picoclaw.db", "laptop")) as server:
             await server.hello()
             assert not imports_the_sdk(server)
 

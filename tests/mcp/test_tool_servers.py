@@ -26,7 +26,7 @@ HOURLY = {"prompt": "x", "schedule_type": "interval", "schedule_value": "3600000
 
 
 @pytest.fixture
-async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
+async def servers(database: Path, store: Store, warmed: None) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="Europe/Berlin") as servers:
         yield servers
 
@@ -158,6 +158,7 @@ async def test_a_cancelled_start_leaves_nothing_that_the_next_call_trips_over(se
     await eventually(lambda: len(zygote_of(servers).children()) == 1)
 
 
+@pytest.mark.usefixtures("warmed")
 async def test_the_longest_unused_session_makes_room(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", max_sessions=3) as servers:
         for number in range(10):
@@ -166,6 +167,7 @@ async def test_the_longest_unused_session_makes_room(database: Path, store: Stor
         await eventually(lambda: len(zygote_of(servers).children()) == 3)
 
 
+@pytest.mark.usefixtures("warmed")
 async def test_an_idle_session_is_closed(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", idle_seconds=0.2) as servers:
         tools = servers.toolset("conv-a", is_main=False)
@@ -191,6 +193,7 @@ async def test_a_tool_server_has_nothing_of_the_hosts_environment(
         assert [name for name in names if not name.startswith((str(database), "/dev/null"))] == []
 
 
+@pytest.mark.usefixtures("warmed")
 @pytest.mark.parametrize("way", ["leave", "cancel"])
 async def test_the_end_of_the_host_is_the_end_of_its_tool_servers(
     database: Path, store: Store, way: str
@@ -208,6 +211,7 @@ async def test_the_end_of_the_host_is_the_end_of_its_tool_servers(
     await eventually(lambda: not any(process.is_running() for process in processes))
 
 
+@pytest.mark.usefixtures("warmed")
 async def test_entering_and_leaving_at_once_leaves_no_process(database: Path, store: Store) -> None:
     before = set(psutil.Process().children(recursive=True))
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC"):
