@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
+from weakref import WeakSet
 
 from shared import jsons
 from shared.clock import at, iso
+from shared.errors import Unavailable
 from shared.redact import Redactor
 from shared.untrusted import one_line
 
@@ -156,3 +158,42 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
 def _log_thrown(thrown: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
     if thrown.exc_value is not None:
         _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)
+
+
+class Rounds:
+    """What goes on in the background, round by round: a round that fails is followed by another.
+
+    ``with`` it around each. That rounds begin to fail is told once, and that they work again. Without the
+    store all fail: the first says so, and the last that it is over.
+    """
+
+    _without_store: ClassVar[WeakSet[Rounds]] = WeakSet()
+
+    def __init__(self, logger: logging.Logger, failing: str) -> None:
+        """``failing``: what could not be done, as a sentence without its end."""
+        self._logger = logger
+        self._failing = failing
+        self._is_failing = False
+
+    def __enter__(self) -> None:
+        """Begin a round."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """End it; what failed is tried again, what was cancelled is not."""
+        if error is not None and not isinstance(error, Exception):
+            return False
+        waiting, waited = self._without_store, len(self._without_store)
+        if isinstance(error, Unavailable):
+            waiting.add(self)
+            if not waited:
+                self._logger.warning("The background waits for the store: %s", error.message)
+            return True
+        waiting.discard(self)
+        if waited and not waiting:
+            self._logger.warning("The background goes on")
+        if error is not None and not self._is_failing:
+            self._logger.error("%s; it is tried again", self._failing, exc_info=error)
+        elif error is None and self._is_failing:
+            self._logger.warning("It works again: %s", self._failing)
+        self._is_failing = error is not None
+        return True

@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup
 
 from host.channels.base import TOPIC, Channel, ChannelFault, Sender, TryLater, Undeliverable
 from host.channels.splitting import split
+from shared.logging import Rounds
 from shared.principals import OPERATOR, principal_of, stored_name
 from shared.settings.access import ChannelRules
 from shared.store.sql.chats import Chat
@@ -162,13 +163,12 @@ class Crowd:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        rounds = Rounds(logger, "A channel's work could not be looked for")
         async with anyio.create_task_group() as tasks:
             while True:
                 self._woken = anyio.Event()
-                try:
+                with rounds:
                     await self._start(tasks)
-                except Exception:
-                    logger.exception("A channel's work could not be looked up")
                 with anyio.move_on_after(LOOK_EVERY_S):
                     await self._woken.wait()
 

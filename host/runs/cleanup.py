@@ -13,7 +13,8 @@ from host.runs.service import RunService
 from host.runs.task_runs import TaskRunner
 from shared.approval_values import UNKEPT_MS
 from shared.clock import monotonic_ms, now_ms
-from shared.errors import ConversationBusy, NotFound, Unavailable
+from shared.errors import ConversationBusy, NotFound
+from shared.logging import Rounds
 from shared.principals import PrincipalStatus
 from shared.store.store import Store
 from shared.tasks import TaskService
@@ -54,24 +55,24 @@ async def recover(store: Store, owner: str, main_conversation_id: str) -> None:
 
 async def keep_tidy(store: Store, runs: RunService) -> None:
     """Remove old rows for ever, in batches; a failure is logged and tried again at the next round."""
+    rounds = Rounds(logger, "Old rows could not be removed")
     while True:
-        try:
+        removed = 0
+        with rounds:
             removed = await store.prune(now_ms(), limit=BATCH)
             # Their answers' ends remove them, unless calls wait for results or the host was stopped.
             for conversation_id in await store.conversations.unkept(now_ms() - UNKEPT_MS, BATCH):
                 with suppress(NotFound, ConversationBusy):
                     await runs.delete_conversation(conversation_id)
-        except Exception:
-            logger.exception("Old rows could not be removed; the next round tries again")
-            removed = 0
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
 
 
 async def keep_removed(store: Store, spaces: Spaces, principals: PrincipalCache) -> None:
     """Remove what deleted principals have, in the store and on this host, for ever; any host may be asked."""
+    rounds = Rounds(logger, "What a deleted principal has could not be removed")
     while True:
         pause = GONE_EVERY_S
-        try:
+        with rounds:
             if await store.principals.delete_some(BATCH):
                 pause = PAUSE_S
             elif await spaces.are_there():
@@ -79,8 +80,6 @@ async def keep_removed(store: Store, spaces: Spaces, principals: PrincipalCache)
                     await spaces.forget(principal)
                     if principal.status is PrincipalStatus.DELETING:
                         pause = ENDING_S
-        except Exception:
-            logger.exception("What a deleted principal has could not be removed; the next round tries again")
         await principals.changed(pause)
 
 
@@ -88,22 +87,17 @@ async def keep_planned(
     tasks: TaskService, *, wall: Callable[[], int] = now_ms, every_s: float = CLOCK_EVERY_S
 ) -> None:
     """Plan tasks anew that were planned while the clock was ahead: at the start, and when it goes back."""
+    rounds = Rounds(logger, "Tasks could not be planned anew")
     before = math.inf
     while True:
         ahead = wall() - monotonic_ms()
-        if ahead < before - STEP_MS:
-            try:
-                planned = await tasks.plan_anew(wall())
-            except Exception:
-                logger.exception("Tasks could not be planned anew; the next round tries again")
-                await anyio.sleep(every_s)
-                continue
-            if planned:
+        with rounds:
+            if ahead < before - STEP_MS and (planned := await tasks.plan_anew(wall())):
                 logger.warning(
                     "The clock was ahead and was set back: %d tasks are planned anew", len(planned),
                     extra={"tasks": planned[:20]}
                 )  # fmt: skip
-        before = ahead
+            before = ahead
         await anyio.sleep(every_s)
 
 
@@ -112,16 +106,11 @@ async def keep_recovering(store: Store, runs: RunService, tasks: TaskRunner, lea
 
     Their hosts died, or could not store how they ended. Those in the background are begun again.
     """
+    rounds = Rounds(logger, "Runs without a host could not be looked for")
     while True:
         await anyio.sleep(lease_ms / 6000)
-        try:
-            ended = await store.runs.recover(now_ms(), held=runs.held)
+        with rounds:
+            if ended := await store.runs.recover(now_ms(), held=runs.held):
+                logger.warning("Ended runs that nobody serves", extra={"runs": len(ended)})
             await runs.background.begin_again()
             await tasks.begin_again()
-        except Unavailable:
-            continue  # the store has said so, once
-        except Exception:
-            logger.exception("Runs without a host could not be looked for; the next round tries again")
-            continue
-        if ended:
-            logger.warning("Ended runs that nobody serves", extra={"runs": len(ended)})

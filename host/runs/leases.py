@@ -16,6 +16,7 @@ from host.runs.spec import BegunShape, RunSpec
 from shared.approval_values import Ready
 from shared.clock import now_ms
 from shared.errors import ConversationBusy, NotFound, PicoError, Unavailable
+from shared.logging import Rounds
 from shared.store.store import Store
 from shared.values import KeyedAnswer, Run, RunState
 
@@ -45,25 +46,21 @@ class Keeping:
 
     async def events(self) -> None:
         """Store what the runs told, a few times a second."""
+        rounds = Rounds(logger, "Events could not be stored")
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
             runs = [run for run in self._active.values() if not run.log.closed and not run.log.held]
-            for start in range(0, len(runs), RUNS_AT_ONCE):
-                await self._store_events(runs[start : start + RUNS_AT_ONCE])
-                await anyio.lowlevel.checkpoint()
+            with rounds:
+                for start in range(0, len(runs), RUNS_AT_ONCE):
+                    await self._store_events(runs[start : start + RUNS_AT_ONCE])
+                    await anyio.lowlevel.checkpoint()
 
     async def _store_events(self, some: Sequence[ActiveRun]) -> None:
         runs = {run.lease.run_id: run for run in some if not run.log.closed}
         unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items()}
-        try:
-            lost = await self._store.runs.record(
-                [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
-            )
-        except Unavailable:
-            return  # the store has said so, once
-        except Exception:
-            logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
-            return
+        lost = await self._store.runs.record(
+            [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
+        )
         for run_id, events in unsaved.items():
             if run_id in lost:
                 runs[run_id].stop(Overtaken())
@@ -72,52 +69,38 @@ class Keeping:
 
     async def leases(self) -> None:
         """Renew the leases of all runs, three times in the time of one."""
+        rounds = Rounds(logger, "Leases could not be renewed")
         while True:
             await anyio.sleep(self._lease_ms / 3000)
             runs = list(self._active.values())
-            for start in range(0, len(runs), RUNS_AT_ONCE):
-                await self._renew(runs[start : start + RUNS_AT_ONCE])
-                await anyio.lowlevel.checkpoint()
+            with rounds:
+                for start in range(0, len(runs), RUNS_AT_ONCE):
+                    await self._renew(runs[start : start + RUNS_AT_ONCE])
+                    await anyio.lowlevel.checkpoint()
 
     async def cancels(self) -> None:
         """Stop the runs of this host that somebody asked another process to stop."""
+        rounds = Rounds(logger, "Cancelled runs could not be looked for")
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
-            if not self._active:
-                continue
-            try:
-                asked = await self._store.runs.cancels_asked(self._owner)
-            except PicoError:
-                continue
-            except Exception:
-                logger.exception("Cancelled runs could not be looked for")
-                continue
-            for run_id in asked:
-                if run_id in self._active:
-                    self._active[run_id].stop(Cancelled(CANCELLED))
+            with rounds:
+                for run_id in await self._store.runs.cancels_asked(self._owner) if self._active else ():
+                    if run_id in self._active:
+                        self._active[run_id].stop(Cancelled(CANCELLED))
 
     async def steps(self, go_on: Callable[[Ready], Awaitable[object]], free: Callable[[], int]) -> None:
         """Go on where people have answered, here or at another host; end what nobody answered in time."""
+        rounds = Rounds(logger, "Steps that can go on could not be looked for")
         while True:
             await anyio.sleep(READY_EVERY_S)
-            try:
+            with rounds:
                 await self._store.approvals.expire(now_ms())
                 for step in await self._store.approvals.ready(READY_AT_ONCE):
                     if free():
                         await go_on(step)
-            except PicoError:
-                continue
-            except Exception:
-                logger.exception("Steps that can go on could not be looked for")
 
     async def _renew(self, runs: Sequence[ActiveRun]) -> None:
-        try:
-            lost = await self._store.runs.renew([run.lease for run in runs], self._lease_ms)
-        except Unavailable:
-            return
-        except Exception:
-            logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
-            return
+        lost = await self._store.runs.renew([run.lease for run in runs], self._lease_ms)
         for run in runs:
             if run.lease.run_id in lost:
                 run.stop(Overtaken())

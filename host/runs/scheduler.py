@@ -24,6 +24,7 @@ from host.ports import Sandbox, SandboxFault, Trust, Workspace
 from host.sandbox.client import HOST
 from shared.clock import now_ms
 from shared.errors import Duplicate, NotFound, PicoError
+from shared.logging import Rounds
 from shared.principals import OPERATOR, Reach
 from shared.schedules import ON_TIME_MS
 from shared.settings import Settings
@@ -91,6 +92,10 @@ class Scheduler:
     _serving: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _woken: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _rounds: Rounds = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rounds = Rounds(logger, "The scheduler could not look for due tasks")
 
     def wake(self) -> None:
         """Look again now: a task was made, changed or resumed."""
@@ -107,11 +112,9 @@ class Scheduler:
 
     async def _start_servers(self, servers: TaskGroup) -> None:
         """Start as many servers as there are due tasks, but no more than may run at once."""
-        try:
+        due = 0
+        with self._rounds:
             due = await self.store.tasks.count_due(self.now())
-        except Exception:
-            logger.exception("The scheduler could not count the due tasks")
-            due = 0
         # One even when nothing is due: a dead host's claim shows only when somebody tries.
         for _ in range(min(max(due, 1), self.most - self._serving)):
             self._serving += 1
@@ -129,12 +132,10 @@ class Scheduler:
 
     async def _seconds_ahead(self) -> float:
         """Return how long the next slot is away, by the wall clock as it is now."""
-        try:
-            slot = await self.store.tasks.next_due()
-        except Exception:
-            logger.exception("The scheduler could not look for the next slot")
-            return self.try_every_s
-        return self.try_every_s if slot is None else (slot - self.now()) / 1000
+        with self._rounds:
+            if (slot := await self.store.tasks.next_due()) is not None:
+                return (slot - self.now()) / 1000
+        return self.try_every_s
 
     def _pause(self) -> float:
         """Return the time between two looks: longer and longer while starting tasks fails."""
@@ -147,8 +148,9 @@ class Scheduler:
                 self._failures = 0
         except PicoError as error:
             # Draining, at capacity, volume not writable: the slot was given back and is due again.
+            if not self._failures:
+                logger.warning("A due task could not be started: %s", error.message)
             self._failures += 1
-            logger.warning("A due task could not be started: %s", error.message)
         except Exception:
             self._failures += 1
             logger.exception("A due task could not be run")

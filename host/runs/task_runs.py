@@ -18,6 +18,7 @@ from host.runs.spec import BegunShape, ChatShape, ExecutedShape, RunSpec, outbou
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.jsons import loads
+from shared.logging import Rounds
 from shared.principals import EVERYTHING, HOST, OPERATOR, Reach
 from shared.shapes import task_view
 from shared.store.contract import acting
@@ -258,15 +259,15 @@ class _Service:
             self._outcome = await _view(self._store, self._task.id, {**answer, "outbound_messages": outbound})
 
     async def _keep_claim(self) -> None:
+        rounds = Rounds(logger, f"The claim of task {self._task.id} could not be renewed")
         while True:
             await anyio.sleep(self._claim_ms / 3000)
-            try:
-                await self._store.tasks.renew_claim(self._claim, self._claim_ms)
-            except LeaseLost:
-                self.run.stop(Overtaken())
-                return
-            except Exception:
-                logger.exception("A claim could not be renewed yet", extra={"task_id": self._task.id})
+            with rounds:
+                try:
+                    await self._store.tasks.renew_claim(self._claim, self._claim_ms)
+                except LeaseLost:
+                    self.run.stop(Overtaken())
+                    return
 
 
 def _notice(task: Task) -> str:

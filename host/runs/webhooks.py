@@ -22,7 +22,8 @@ from host.runs.meter import Ledger
 from host.runs.webhook_events import body_of
 from shared.children import Child
 from shared.clock import now_ms
-from shared.errors import InvalidInput, Unavailable
+from shared.errors import InvalidInput
+from shared.logging import Rounds
 from shared.principals import stored_name
 from shared.secrets import Seal
 from shared.settings import Settings
@@ -165,6 +166,7 @@ class WebhookSender:
         self._trying: dict[int, Trying] = {}
         self._ended: list[tuple[WebhookDelivery, Tried]] = []
         self._swept = -SWEEP_EVERY_S
+        self._rounds = Rounds(logger, "Webhooks could not be told")
         self._receivers: Child[Telling] | None = None
 
     def wake(self) -> None:
@@ -213,13 +215,9 @@ class WebhookSender:
             logger.warning(CLEAR_SECRETS)
 
     async def _some(self) -> bool:
-        try:
+        with self._rounds:
             return await self._store.webhooks.any()
-        except Unavailable:
-            return False  # the store has said so, once
-        except Exception:
-            logger.exception("Webhooks could not be looked for; the next round tries again")
-            return False
+        return False
 
     async def _round(self) -> float:
         """Note tries that ended, begin such that are due; returns when to look again, in seconds.
@@ -228,18 +226,14 @@ class WebhookSender:
         """
         self._end_if_stuck()
         room = AT_ONCE - len(self._trying)
-        try:
+        with self._rounds:
             await self._sweep()
             found, more = await self._claim(room)
             if found:
                 link = await self._client().link()
                 link.post([request for each in found if (request := self._request(*each)) is not None])
-        except Unavailable:
-            return LOOK_EVERY_S
-        except Exception:
-            logger.exception("Webhooks could not be told; the next round tries again")
-            return LOOK_EVERY_S
-        return ROUND_S if more and room else LOOK_EVERY_S
+            return ROUND_S if more and room else LOOK_EVERY_S
+        return LOOK_EVERY_S
 
     async def _claim(self, room: int) -> tuple[list[tuple[WebhookDelivery, Webhook]], bool]:
         """Note tries that ended, and take some that are due."""

@@ -58,6 +58,7 @@ def test_without_the_database_the_host_says_so_and_recovers_by_itself(
         assert "database" in refused.json()["error"]
         assert refused.headers["Retry-After"]
         assert client.get(f"/chat/{conversation}").status_code == 503
+        until(lambda: "The background waits for the store" in host.log_text)
         server.start()
         until(lambda: client.get("/ready").status_code == 200)
         assert client.get("/health").json()["status"] == "ok"
@@ -65,6 +66,8 @@ def test_without_the_database_the_host_says_so_and_recovers_by_itself(
         assert answer.status_code == 200
         said = client.get(f"/chat/{conversation}/messages").json()["messages"]
         assert [each["content"] for each in said][0::2] == ["before", "after"]
+        until(lambda: "The background goes on" in host.log_text, within_s=120)
+        assert "Traceback" not in host.log_text
 
 
 def test_a_run_in_flight_outlasts_a_crash_of_the_database(server: Server, host: HostProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from host.runs.cleanup import keep_recovering
 from host.runs.scheduler import EXTERNAL, Lateness, Scheduler, lateness
 from shared.clock import now_ms
-from shared.errors import AtCapacity
+from shared.errors import AtCapacity, Unavailable
+from shared.logging import Rounds
 from shared.principals import EVERYTHING
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import TaskRunState
@@ -294,7 +296,9 @@ class Begins:
         self.well.set()
 
 
-async def test_a_round_of_recovering_that_fails_is_followed_by_another(store: SqliteStore) -> None:
+async def test_a_round_of_recovering_that_fails_is_told_once_and_followed_by_another(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
     runs, tasks = Begins(), Begins()
     served, left = cast(Any, SimpleNamespace(background=runs, held=())), cast(Any, tasks)
     with anyio.fail_after(60):
@@ -303,3 +307,19 @@ async def test_a_round_of_recovering_that_fails_is_followed_by_another(store: Sq
             await tasks.well.wait()
             group.cancel_scope.cancel()
     assert runs.rounds == 3
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_without_the_store_the_background_says_so_once_and_once_that_all_of_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("picoclaw.test")
+    one, other = Rounds(logger, "One failed"), Rounds(logger, "Another failed")
+    for rounds in (one, other, one):
+        with rounds:
+            raise Unavailable("The database cannot be reached", retry_after=1)
+    for rounds in (one, other, one):
+        with rounds:
+            pass
+    waits = "The background waits for the store: The database cannot be reached"
+    assert caplog.messages == [waits, "The background goes on"]
