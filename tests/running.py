@@ -49,6 +49,16 @@ class ModelProcess:
         """Return why it refused requests that the API would refuse too."""
         return list(self._asked()["refusals"])
 
+    def script(self, *steps: Mapping[str, Any]) -> None:
+        """Have it take these steps next."""
+        with plain_client() as client:
+            client.post(f"{self.url}/_script", json=steps).raise_for_status()
+
+    def forget(self) -> None:
+        """Have it forget what it was asked, and its script."""
+        with plain_client() as client:
+            client.delete(f"{self.url}/_requests").raise_for_status()
+
     def _asked(self) -> dict[str, Any]:
         with plain_client() as client:
             asked: dict[str, Any] = client.get(f"{self.url}/_requests").json()

@@ -10,11 +10,10 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.http.conftest import MakeHost
-from tests.running import TOKEN, HostProcess, directive, until
+from tests.running import TOKEN, HostProcess, directive, plain_client, until
 
 PATIENCE_S = 60.0
 DESCRIPTORS = 300
@@ -298,7 +297,7 @@ def _metric(host: HostProcess, name: str) -> float:
 
 
 def test_a_peer_that_ends_its_side_is_gone(host: HostProcess) -> None:
-    with httpx2.Client(trust_env=False) as client:
+    with plain_client() as client:
         before = client.get(f"{host.url}/health").status_code
     peer = connect(host, POST + b"Content-Length: 100\r\n\r\n{")
     peer.shutdown(socket.SHUT_WR)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.http.conftest import MakeHost, alone_on_the_store
-from tests.running import HostProcess, ModelProcess, directive, frames, stream, until
+from tests.running import HostProcess, ModelProcess, directive, frames, plain_client, stream, until
 
 WRITE_AND_HANG = [
     {"text": "first", "tools": [{"name": "write_file", "input": {"path": "kept.txt", "content": "x"}}]},
@@ -354,7 +354,8 @@ def test_the_concurrency_cap_answers_503_and_recovers(make_host: MakeHost) -> No
 
 
 def host_requests(host: HostProcess) -> Any:
-    return httpx2.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests", trust_env=False).json()
+    with plain_client() as client:
+        return client.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests").json()
 
 
 def test_a_key_and_an_event_id_still_mean_the_same_after_a_restart(

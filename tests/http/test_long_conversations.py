@@ -22,7 +22,7 @@ FILLER = "The meeting went on for a while and nothing of note was said by anybod
 @pytest.fixture(autouse=True)
 def fresh_model(model: ModelProcess) -> None:
     """Forget what other tests asked, which would all be sent again with each look."""
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
+    model.forget()
 
 
 def long_host(make_host: MakeHost, name: str = "own", window: int = WINDOW, **history: Any) -> HostProcess:
@@ -196,11 +196,7 @@ def test_a_run_of_many_steps_is_compacted_in_its_middle_and_no_result_loses_its_
     memory.mkdir(exist_ok=True, parents=True)
     (memory / "part.txt").write_text("FACT-part " + FILLER * 15)
     calls = [{"name": "read_file", "input": {"path": "part.txt"}}] * 2
-    httpx2.post(
-        f"{model.url}/_script",
-        json=[*({"tools": calls, "text": FILLER * 10} for _ in range(20)), {"text": "all read"}],
-        trust_env=False,
-    )
+    model.script(*({"tools": calls, "text": FILLER * 10} for _ in range(20)), {"text": "all read"})
     with host.client() as client:
         told = say(client, None, "read it twenty times")
         assert (told["status"], told["result"][-8:]) == ("success", "all read"), told
@@ -226,13 +222,9 @@ def test_a_reply_that_reaches_the_window_s_end_is_asked_for_again_with_more_room
     host = long_host(make_host, "exceeded").start()
     with host.client() as client:
         conversation = talk(client, [f"turn {number} FACT-{number} {FILLER * 3}" for number in range(8)])
-        httpx2.post(
-            f"{model.url}/_script",
-            json=[
-                {"text": "cut off in the mid", "stop_reason": "model_context_window_exceeded"},
-                {"text": "cut off in the middle, not"},
-            ],
-            trust_env=False,
+        model.script(
+            {"text": "cut off in the mid", "stop_reason": "model_context_window_exceeded"},
+            {"text": "cut off in the middle, not"},
         )
         told = say(client, conversation, "go on")
         assert (told["status"], told["result"]) == ("success", "cut off in the middle, not"), told

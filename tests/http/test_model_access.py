@@ -31,11 +31,6 @@ def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:
     return body
 
 
-def failing(model: ModelProcess, *steps: dict[str, Any]) -> None:
-    """Queue answers for the next requests."""
-    httpx2.post(f"{model.url}/_script", json=list(steps), trust_env=False).raise_for_status()
-
-
 def keys(model: ModelProcess) -> list[str]:
     """Return the key of each request that came in."""
     return [request["headers"]["x-api-key"] for request in model.requests()]
@@ -76,7 +71,7 @@ def test_what_may_be_the_key_s_or_the_address_s_fault_goes_on_to_the_next(
     make_host: MakeHost, models: list[ModelProcess], status: int
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": status, "times": 1, "text": "Hello"})
+    models[0].script({"status": status, "times": 1, "text": "Hello"})
     with host.client() as client:
         assert chat(client, "hello", max_execution_ms=15_000)["result"] == "Hello"
         assert keys(models[0]) == ["sk-one", "sk-two"]
@@ -86,7 +81,7 @@ def test_a_request_that_is_wrong_is_not_tried_with_every_key(
     make_host: MakeHost, models: list[ModelProcess]
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": 400})
+    models[0].script({"status": 400})
     with host.client() as client:
         assert chat(client, "hello")["code"] == "model_error"
         assert keys(models[0]) == ["sk-one"]
@@ -97,7 +92,7 @@ def test_a_key_that_is_turned_away_gives_way_to_the_next_within_the_step(
     make_host: MakeHost, models: list[ModelProcess], status: int
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": status, "retry_after": "60", "times": 1, "text": "Hello"})
+    models[0].script({"status": status, "retry_after": "60", "times": 1, "text": "Hello"})
     with host.client() as client:
         # A backoff would take the 60 seconds that the API asks for.
         first = chat(client, "hello", max_execution_ms=15_000)
@@ -109,7 +104,7 @@ def test_a_key_that_is_turned_away_gives_way_to_the_next_within_the_step(
 
 def test_a_run_fails_once_every_key_was_refused(make_host: MakeHost, models: list[ModelProcess]) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": 401, "times": 2})
+    models[0].script({"status": 401, "times": 2})
     with host.client() as client:
         body = chat(client, "hello")
         assert (body["status"], body["code"]) == ("error", "model_error")
@@ -121,7 +116,7 @@ def test_keys_that_are_all_limited_are_tried_again_after_the_backoff(
     make_host: MakeHost, models: list[ModelProcess]
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": 429, "retry_after": AT_ONCE, "times": 3, "text": "fine"})
+    models[0].script({"status": 429, "retry_after": AT_ONCE, "times": 3, "text": "fine"})
     with host.client() as client:
         assert chat(client, "hello")["status"] == "success"
         assert sorted(keys(models[0])) == ["sk-one", "sk-one", "sk-two", "sk-two"]
@@ -132,7 +127,7 @@ def test_a_limit_in_the_middle_of_a_reply_begins_the_step_anew_with_the_next_key
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
     fault = {"error_after_deltas": 1, "error_type": "rate_limit_error", "times": 1}
-    failing(models[0], {"deltas": ["one ", "two"], **fault})
+    models[0].script({"deltas": ["one ", "two"], **fault})
     with host.client() as client:
         assert chat(client, "hello")["result"] == "one two"
         assert keys(models[0]) == ["sk-one", "sk-two"]
@@ -151,9 +146,9 @@ def test_the_fallback_model_takes_over_when_the_first_stays_overloaded_or_says_t
             {"model_name": "small", "model": "claude-small", "api_base": models[1].url},
         ],
     ).start()
-    failing(models[0], {"status": status, "retry_after": retry_after, "times": 9})
+    models[0].script({"status": status, "retry_after": retry_after, "times": 9})
     tools = [{"name": "list_dir", "input": {}}]
-    failing(models[1], {"text": "a", "tools": tools}, {"text": "b"})
+    models[1].script({"text": "a", "tools": tools}, {"text": "b"})
     with host.client() as client:
         body = chat(client, "hello")
         assert (body["status"], body["result"], body["model"]) == ("success", "a\n\nb", "claude-small")
@@ -167,7 +162,7 @@ def test_an_error_that_is_no_overload_does_not_change_the_model(
 ) -> None:
     settings = {"ANTHROPIC_BASE_URL": models[0].url, "CLAUDE_FALLBACK_MODEL": "claude-small"}
     host = make_host(settings=settings).start()
-    failing(models[0], {"status": 400})
+    models[0].script({"status": 400})
     with host.client() as client:
         assert chat(client, "hello")["code"] == "model_error"
         assert len(models[0].requests()) == 1

@@ -23,7 +23,7 @@ from tests.fakes.documents import pdf, png
 from tests.fakes.receiver import Answer, receiving
 from tests.http.conftest import MakeHost, configure
 from tests.json_schema import validator
-from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host, until
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host, plain_client, until
 
 ASSISTANT = "picoclaw"
 
@@ -37,9 +37,7 @@ def said(text: str) -> Any:
 
 
 def door(host: HostProcess, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{host.url}/v1", api_key=TOKEN, http_client=httpx2.Client(trust_env=False), **options
-    )
+    return openai.OpenAI(base_url=f"{host.url}/v1", api_key=TOKEN, http_client=plain_client(), **options)
 
 
 @pytest.fixture
@@ -253,9 +251,7 @@ def test_requests_for_a_new_name_at_once_make_one_conversation(host: HostProcess
 def test_a_wrong_key_and_an_unknown_model_are_errors_that_the_client_knows(
     host: HostProcess, gpt: openai.OpenAI
 ) -> None:
-    with openai.OpenAI(
-        base_url=f"{host.url}/v1", api_key="wrong", http_client=httpx2.Client(trust_env=False)
-    ) as stranger:
+    with openai.OpenAI(base_url=f"{host.url}/v1", api_key="wrong", http_client=plain_client()) as stranger:
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.models.list()
         assert refused.value.code == "invalid_api_key"

@@ -106,4 +106,4 @@ def test_the_document_is_valid_openapi(client: httpx2.Client) -> None:
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
     for schema in document["components"]["schemas"].values():
-        validator(schema)
+        validator({**schema, "components": document["components"]})

@@ -31,11 +31,7 @@ def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def fresh_model(model: ModelProcess) -> None:
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
-
-
-def queue(model: ModelProcess, *steps: Step) -> None:
-    httpx2.post(f"{model.url}/_script", json=list(steps), trust_env=False)
+    model.forget()
 
 
 def sent_since(model: ModelProcess, mark: str) -> list[Any]:
@@ -68,7 +64,7 @@ def test_a_run_longer_than_the_window_knows_its_message_word_for_word_in_each_re
 ) -> None:
     host = long_host(make_host, name).start()
     Path(host.environment["MEMORY_DIR"], "part.txt").write_text("FACT-part " + FILLER * 15)
-    queue(model, *({"tools": [READ] * 2, "text": FILLER * 10} for _ in range(25)), {"text": "all read"})
+    model.script(*({"tools": [READ] * 2, "text": FILLER * 10} for _ in range(25)), {"text": "all read"})
     with host.client() as client:
         told = say(client, None, f"{WISH} {notes}")
         assert (told["status"], told["result"][-8:]) == ("success", "all read"), told
@@ -92,7 +88,7 @@ def test_a_run_longer_than_the_window_knows_its_message_word_for_word_in_each_re
 def test_of_a_long_message_head_and_tail_stand(make_host: MakeHost, model: ModelProcess) -> None:
     host = long_host(make_host, "long-wish").start()
     Path(host.environment["MEMORY_DIR"], "part.txt").write_text("FACT-part " + FILLER * 15)
-    queue(model, *({"tools": [READ] * 2, "text": FILLER * 10} for _ in range(12)), {"text": "all read"})
+    model.script(*({"tools": [READ] * 2, "text": FILLER * 10} for _ in range(12)), {"text": "all read"})
     with host.client() as client:
         told = say(client, None, f'BEGIN-1 {FILLER * 100} @@summary {{"status": 400}} END-1')
     assert told["status"] == "success", told
@@ -131,7 +127,7 @@ def test_what_the_model_refused_is_not_sent_again_and_the_conversation_lives(
     refused = chat(client, directive("FORBIDDEN-1", steps=steps), conversation_id=conversation)
     assert (refused["status"], refused["code"]) == ("error", "refused")
     assert refused["usage"]["output_tokens"] >= 3, "a refused reply is paid for"
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
+    model.forget()
     assert chat(client, "and now?", conversation_id=conversation)["result"] == "echo: and now?"
     (sent,) = sent_since(model, "hello there")
     assert "FORBIDDEN" not in json.dumps(sent)
@@ -204,11 +200,11 @@ def test_notes_that_are_refused_are_left_out_once_no_message_is_left_to_refuse(
 def test_an_answer_without_words_is_asked_for_once(
     client: httpx2.Client, model: ModelProcess, step: Step, before: list[Step]
 ) -> None:
-    queue(model, *before, step, {"text": "I looked, and there is nothing."})
+    model.script(*before, step, {"text": "I looked, and there is nothing."})
     told = chat(client, "WORDLESS look")
     assert (told["status"], told["result"]) == ("success", "I looked, and there is nothing.")
     assert "warnings" not in told
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
+    model.forget()
     chat(client, "next", conversation_id=told["conversation_id"])
     (sent,) = sent_since(model, "WORDLESS")
     assert sent[-2]["content"][-1]["text"] == "I looked, and there is nothing."
@@ -218,11 +214,10 @@ def test_an_answer_without_words_is_asked_for_once(
 def test_a_model_that_stays_silent_is_told_to_people_as_that(
     client: httpx2.Client, model: ModelProcess
 ) -> None:
-    queue(model, {"text": ""}, {"text": ""})
+    model.script({"text": ""}, {"text": ""})
     told = chat(client, "say something")
     assert (told["status"], told["result"], told["warnings"]) == ("success", NO_ANSWER, [NO_ANSWER])
-    queue(
-        model,
+    model.script(
         {"text": "I'll look.", "tools": [{"name": "list_dir", "input": {}}]},
         {"text": ""},
         {"text": ""},
@@ -237,7 +232,7 @@ def test_a_model_that_stays_silent_is_told_to_people_as_that(
 def test_silence_that_is_meant_is_left_alone(client: httpx2.Client, model: ModelProcess) -> None:
     said = {"name": "mcp__picoclaw__send_message", "input": {"text": "It is done."}}
     for steps in ([{"tools": [said]}, {"text": ""}], [{"text": "<internal>nothing to say</internal>"}]):
-        queue(model, *steps)
+        model.script(*steps)
         told = chat(client, "quietly, please")
         assert (told["status"], told["result"]) == ("success", "")
         assert "warnings" not in told
@@ -258,7 +253,7 @@ def test_an_answer_that_did_not_come_to_its_end_says_so(
     conversation = chat(client, "hello")["conversation_id"]
     chat(client, "how are you?", conversation_id=conversation)
     # The window's end is met with a shorter conversation once; what comes then counts.
-    queue(model, *[{"text": "Once upon a", "stop_reason": reason}] * 2)
+    model.script(*[{"text": "Once upon a", "stop_reason": reason}] * 2)
     told = chat(client, "a long story", conversation_id=conversation)
     assert (told["status"], told["result"]) == ("success", "Once upon a")
     assert [said in warning for warning in told["warnings"]] == [True]
@@ -267,7 +262,7 @@ def test_an_answer_that_did_not_come_to_its_end_says_so(
 def test_a_first_answer_that_meets_the_windows_end_is_the_answer(
     client: httpx2.Client, model: ModelProcess
 ) -> None:
-    queue(model, {"text": "Once upon a", "stop_reason": "model_context_window_exceeded"})
+    model.script({"text": "Once upon a", "stop_reason": "model_context_window_exceeded"})
     told = chat(client, "a long story")
     assert (told["status"], told["result"]) == ("success", "Once upon a")
     assert ["end of the model's window" in warning for warning in told["warnings"]] == [True]
@@ -280,7 +275,7 @@ def test_a_first_answer_that_meets_the_windows_end_is_the_answer(
 def test_pauses_without_an_end_come_to_one(make_host: MakeHost, model: ModelProcess) -> None:
     host = make_host("pauses")
     configure(host, agents={"defaults": {"max_tool_iterations": 3}}).start()
-    queue(model, *[{"text": "wait", "stop_reason": "pause_turn"}] * 3)
+    model.script(*[{"text": "wait", "stop_reason": "pause_turn"}] * 3)
     with host.client() as client:
         told = chat(client, "for ever")
     assert (told["status"], told["code"]) == ("error", "iteration_limit")
@@ -294,7 +289,7 @@ def test_a_call_cut_at_max_tokens_is_told_why_and_the_second_ends_the_run(
     client: httpx2.Client, model: ModelProcess, written: str
 ) -> None:
     cut = {"tools": [{"name": "write_file", "input_json": written}], "stop_reason": "max_tokens"}
-    queue(model, cut, cut, {"text": "never"})
+    model.script(cut, cut, {"text": "never"})
     told = chat(client, "a long file")
     assert (told["status"], told["code"]) == ("error", "max_tokens")
     first, second = model.requests()
@@ -303,14 +298,14 @@ def test_a_call_cut_at_max_tokens_is_told_why_and_the_second_ends_the_run(
     (text,) = [part["text"] for part in result["content"]]
     assert f"{first['body']['max_tokens']:,} tokens" in text
     assert "append_file" in text
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
+    model.forget()
     assert chat(client, "go on", conversation_id=told["conversation_id"])["status"] == "success"
 
 
 def test_a_cut_call_that_is_made_in_parts_is_no_ending(client: httpx2.Client, model: ModelProcess) -> None:
     cut = {"tools": [{"name": "write_file", "input_json": '{"path": "a'}], "stop_reason": "max_tokens"}
     part = {"name": "append_file", "input": {"path": "parts.txt", "content": "one"}}
-    queue(model, cut, {"tools": [part]}, {"text": "written"})
+    model.script(cut, {"tools": [part]}, {"text": "written"})
     assert chat(client, "a long file")["result"] == "written"
 
 
@@ -338,7 +333,7 @@ def test_a_cut_call_that_is_made_in_parts_is_no_ending(client: httpx2.Client, mo
 def test_a_call_that_fails_again_and_again_ends_the_run(
     client: httpx2.Client, model: ModelProcess, calls: list[Step]
 ) -> None:
-    queue(model, *[{"tools": calls}] * 20)
+    model.script(*[{"tools": calls}] * 20)
     told = chat(client, "try hard")
     assert (told["status"], told["code"]) == ("error", "no_progress")
     asked = [request["body"]["messages"] for request in model.requests()]
@@ -346,7 +341,7 @@ def test_a_call_that_fails_again_and_again_ends_the_run(
     notes = ["failed in the same way" in json.dumps(messages[-1]) for messages in asked]
     assert notes.index(True) in (TOLD_AFTER, TOLD_AFTER + 1)
     assert all(notes[TOLD_AFTER + 1 :])
-    httpx2.delete(f"{model.url}/_requests", trust_env=False)
+    model.forget()
 
 
 def test_failures_between_which_something_new_is_done_are_progress(
@@ -361,7 +356,7 @@ def test_failures_between_which_something_new_is_done_are_progress(
         }
         for number in range(12)
     ]
-    queue(model, *steps, {"text": "got there"})
+    model.script(*steps, {"text": "got there"})
     assert chat(client, "work")["result"] == "got there"
 
 
@@ -379,7 +374,7 @@ def test_failures_between_which_something_new_is_done_are_progress(
 def test_a_subagent_without_a_whole_answer_is_told_to_its_parent(
     client: httpx2.Client, model: ModelProcess, steps: list[Step], said: str
 ) -> None:
-    queue(model, {"tools": [{"name": "spawn", "input": {"task": "look"}}]}, *steps, {"text": "understood"})
+    model.script({"tools": [{"name": "spawn", "input": {"task": "look"}}]}, *steps, {"text": "understood"})
     assert chat(client, "hand it on")["result"] == "understood"
     (result,) = model.requests()[-1]["body"]["messages"][-1]["content"]
     assert result["is_error"] is True
