@@ -97,11 +97,11 @@ class Cancelled(Ending):
     code = "cancelled"
 
 
-OVERTAKEN = "Another host took the run over."
+OVERTAKEN = "The run's lease ran out: this host was paused, or away from the store, for longer than LEASE_MS."
 
 
 class Overtaken(Ending):
-    """The run's lease is another's now."""
+    """The run's lease ran out, and others may end it or take it over."""
 
     code = "lease_lost"
 

@@ -110,7 +110,7 @@ async def keep_recovering(store: Store, runs: RunService, tasks: TaskRunner, lea
     while True:
         await anyio.sleep(lease_ms / 6000)
         with rounds:
-            if ended := await store.runs.recover(now_ms(), held=runs.held):
+            if ended := await store.runs.recover(now_ms()):
                 logger.warning("Ended runs that nobody serves", extra={"runs": len(ended)})
             await runs.background.begin_again()
             await tasks.begin_again()

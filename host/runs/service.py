@@ -95,11 +95,6 @@ class RunService:
         """The principals that have all runs at once that they may have on this host."""
         return tuple(self._places.full)
 
-    @property
-    def held(self) -> tuple[str, ...]:
-        """The runs in flight, which are this host's also where it couldn't renew their leases in time."""
-        return tuple(self._active)
-
     def depth_in(self, conversation_id: str) -> int:
         """Return how many agents have asked each other up to the conversation's run here; 0 without one."""
         runs = (run for run in self._active.values() if run.lease.conversation_id == conversation_id)

@@ -149,11 +149,7 @@ class TaskRunner:
     async def _start_next(self) -> _Service | None:
         for _ in range(BUSY_TRIES):
             claimed = await self._store.tasks.claim_due(
-                host=self._owner,
-                now=now_ms(),
-                lease_ms=self._claim_ms,
-                but=self._runs.full,
-                held=self._runs.held,
+                host=self._owner, now=now_ms(), lease_ms=self._claim_ms, but=self._runs.full
             )
             if claimed is None:
                 return None
@@ -237,7 +233,7 @@ class _Service:
             await self._finish(answer)
         except LeaseLost:
             gone = await self._store.tasks.get(self._task.id, EVERYTHING) is None
-            said = "The task was deleted while it ran." if gone else "Another host took the task run over."
+            said = "The task was deleted while it ran." if gone else "The task run was taken over."
             self._outcome = PicoError(said, code="cancelled" if gone else "lease_lost")
         except PicoError as error:
             self._outcome = error

@@ -163,53 +163,6 @@ def test_every_acknowledged_message_is_there_after_crashes_of_the_database(
             assert [each["content"] for each in said] == [message, f"echo: {message}"]
 
 
-def test_what_a_host_has_in_its_hands_outlasts_a_database_that_is_away_for_longer_than_a_lease(
-    server: Server, model: ModelProcess, tmp_path: Path
-) -> None:
-    settings = {"DATABASE_URL": server.url, "LEASE_MS": "1000"}
-    host = new_host(tmp_path / "host", model.url, settings)
-    go = tmp_path / "host" / "memory" / "go"
-    command = "touch begun-{}; until [ -e go ]; do sleep 0.1; done"
-    said = [directive(tools=[{"name": "exec", "input": {"command": command.format(each)}}]) for each in "ab"]
-    answers: list[dict[str, Any]] = []
-
-    def ask(path: str, body: dict[str, Any]) -> None:
-        with host.client() as client:
-            answers.append(client.post(path, json=body).json())
-
-    try:
-        host.start()
-        with host.client() as client:
-            due = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00", "run_if_past": True}
-            task = client.post("/task", json={"prompt": said[1], **due}).json()["id"]
-            asked: list[tuple[str, dict[str, Any]]] = [
-                ("/chat", {"message": said[0], "conversation_id": "main"}),
-                ("/task/check", {}),
-            ]
-            threads = [threading.Thread(target=ask, args=each) for each in asked]
-            for thread in threads:
-                thread.start()
-            until(lambda: all(go.with_name(f"begun-{each}").exists() for each in "ab"))
-            server.stop()
-            until(lambda: client.get("/ready").status_code == 503)
-            server.start()
-            until(lambda: client.get("/ready").status_code == 200)
-            busy = client.post("/chat", json={"message": "meanwhile", "conversation_id": "main"})
-            assert (busy.status_code, client.post("/chat", json={"message": "hi"}).status_code) == (409, 200)
-            assert client.post("/task/check").status_code in (200, 204)
-            go.touch()
-            for thread in threads:
-                thread.join(60)
-            assert [answer.get("executed", answer).get("status") for answer in answers] == ["success"] * 2, (
-                answers
-            )
-            (run,) = client.get(f"/task/{task}/runs").json()["runs"]
-            assert (run["status"], run["attempt"]) == ("success", 1)
-    finally:
-        go.touch()
-        host.kill()
-
-
 SOONER = """
 import sys
 from shared.store.postgres import database

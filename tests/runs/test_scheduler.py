@@ -300,7 +300,7 @@ async def test_a_round_of_recovering_that_fails_is_told_once_and_followed_by_ano
     store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs, tasks = Begins(), Begins()
-    served, left = cast(Any, SimpleNamespace(background=runs, held=())), cast(Any, tasks)
+    served, left = cast(Any, SimpleNamespace(background=runs)), cast(Any, tasks)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(keep_recovering, store, served, left, 60)

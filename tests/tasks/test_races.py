@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -291,7 +292,7 @@ class TaskRaces(RuleBasedStateMachine):
     @precondition(lambda self: self.alive)
     @rule(pick=PICK)
     def crash(self, pick: int) -> None:
-        """A host dies: nobody renews its leases."""
+        """A host dies: nobody renews its leases, and what it held is worthless to it."""
         held = at(self.alive, pick)
         store = self.stores[held.host]
         self.alive.remove(held)
@@ -301,6 +302,12 @@ class TaskRaces(RuleBasedStateMachine):
             assert held.task.id not in self.expected
         if held.lease is not None and held.ended is None:
             assert self.run(store.runs.renew([held.lease], DEAD)) == set()
+        with pytest.raises(LeaseLost):
+            self.run(
+                store.tasks.finish(
+                    held.claim, state=TaskRunState.SUCCESS, result="late", error=None, now=self.now
+                )
+            )
 
     @rule(busy=st.booleans())
     def chat(self, busy: bool) -> None:

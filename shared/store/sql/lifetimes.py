@@ -17,9 +17,9 @@ from shared.store.contract import Engine, Row, Tx, Work
 from shared.task_values import TaskRun
 from shared.values import Idempotency, KeyedAnswer, Lease
 
-# A lease that ran out says that others may end or take over; until one does, its holder goes on.
-HELD_CLAIM: Final = "id = $1 AND fence = $2 AND owner = $3 AND state = 'running'"
-HELD_RUN: Final = "id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running'"
+ALIVE: Final = "state = 'running' AND lease_until > lease_now()"
+HELD_CLAIM: Final = f"id = $1 AND fence = $2 AND owner = $3 AND {ALIVE}"
+HELD_RUN: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND {ALIVE}"
 
 
 async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) -> None:
@@ -36,11 +36,10 @@ async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) 
 
 
 async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
-    """Return which of the runs nobody took over; nobody overtakes those until the transaction ends."""
+    """Return which of the runs' leases are alive; nobody overtakes those until the transaction ends."""
     found = await tx.fetch(
-        """SELECT id FROM runs WHERE (id, fence, lease_owner) IN
-            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
-            AND state = 'running' ORDER BY id FOR SHARE""",
+        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
+            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])) AND {ALIVE} ORDER BY id FOR SHARE""",
         [lease.run_id for lease in leases],
         [lease.fence for lease in leases],
         [lease.owner for lease in leases],

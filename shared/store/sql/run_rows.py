@@ -168,7 +168,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
         if new.claim.run_id is not None:
             before = await tx.fetchrow("SELECT * FROM runs WHERE id = $1", new.claim.run_id)
-    taken = await _take(tx, conversation_id, new)
+    taken = await _take(tx, conversation_id, new.principal_id, new.now)
     goes_on = again is not None or new.message is None
     if new.after is not None and not (goes_on or new.create or await is_last(tx, new.after)):
         raise ConversationBusy(conversation_id)
@@ -253,7 +253,7 @@ def _chain(run_id: str, before: Row | None) -> Chain:
     return Chain(before["root_id"] or before["id"], before["id"], spent)
 
 
-async def _take(tx: Tx, conversation_id: str, new: NewRun) -> Row:
+async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
     statement = """UPDATE conversations SET fence = fence + 1 WHERE id = $1
         RETURNING fence, session_id, temporary, trusted, principal_id,
@@ -264,26 +264,23 @@ async def _take(tx: Tx, conversation_id: str, new: NewRun) -> Row:
             EXISTS (SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL) AS waits,
             EXISTS (SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running') AS running"""
     taken: Row | None = await tx.fetchrow(statement, conversation_id)
-    if taken is None or taken["principal_id"] != new.principal_id:
+    if taken is None or taken["principal_id"] != principal_id:
         raise NoConversation(conversation_id)
     if not taken["lives"]:
         raise Suspended(taken["principal_id"])
     if taken["running"]:
-        await _overtake(tx, conversation_id, new)
+        await _overtake(tx, conversation_id, now)
     return taken
 
 
-async def _overtake(tx: Tx, conversation_id: str, new: NewRun) -> None:
-    """End the conversation's run if its owner is gone; raises ConversationBusy.
-
-    A host's own it may still have in its hands: ``recover`` knows.
-    """
+async def _overtake(tx: Tx, conversation_id: str, now: int) -> None:
+    """End the conversation's run if its owner is gone; raises ConversationBusy."""
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
     statement = """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running'
-        AND lease_until <= lease_now() AND lease_owner <> $2 FOR UPDATE SKIP LOCKED"""
-    stale = await tx.fetch(statement, conversation_id, new.owner)
+        AND lease_until <= lease_now() FOR UPDATE SKIP LOCKED"""
+    stale = await tx.fetch(statement, conversation_id)
     for row in stale:
-        await cut_off_run(tx, row, new.now)
+        await cut_off_run(tx, row, now)
     running = await tx.fetchval(
         "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running'", conversation_id
     )

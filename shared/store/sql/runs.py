@@ -237,11 +237,8 @@ class Runs(Noun):
         return await self._all(to_event, statement, run_id, after, limit, patient=True)
 
     @writes()
-    async def recover(
-        self, tx: Tx, now: int, *, all_but: str | None = None, held: Sequence[str] = ()
-    ) -> list[str]:
-        """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds; none of
-        those that the host still has in its hands (``held``), as after a while without the database.
+    async def recover(self, tx: Tx, now: int, *, all_but: str | None = None) -> list[str]:
+        """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds.
 
         They end as ``error``, code ``interrupted`` or ``retryable``, with the ``error`` event that a
         waiting reader needs. Returns the ids of the ended runs.
@@ -249,8 +246,8 @@ class Runs(Noun):
         # A row that somebody holds right now is being renewed, ended or recovered already. Sorted by `+`:
         # in the order of the table all runs there ever were would be looked at.
         statement = """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
-            OR lease_owner <> $1) AND NOT id = ANY($2::text[]) ORDER BY +number FOR UPDATE SKIP LOCKED"""
-        stale = await tx.fetch(statement, all_but, list(held))
+            OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED"""
+        stale = await tx.fetch(statement, all_but)
         for row in stale:
             await run_rows.cut_off_run(tx, row, now)
         return [row["id"] for row in stale]

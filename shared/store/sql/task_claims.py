@@ -27,8 +27,7 @@ STEPS_AT_ONCE: Final = 16
 DEAD_AT_ONCE: Final = 16
 """How many dead owners' claims one transaction looks at."""
 
-DEAD_RUN: Final = """SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= lease_now()
-    AND NOT id = ANY($1::text[]) LIMIT 1"""
+DEAD_RUN: Final = "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= lease_now() LIMIT 1"
 
 EARLIEST: Final = """SELECT *, (SELECT principal_id FROM conversations WHERE id = conversation_id)
     AS principal_id FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
@@ -61,21 +60,17 @@ class Pause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who claims, when, and for how long; nothing of the principals ``but``, who can have no more runs.
-
-    ``held``: the runs that the host has in its hands.
-    """
+    """Who claims, when, and for how long; nothing of the principals ``but``, who can have no more runs."""
 
     host: str
     now: int
     lease_ms: int
     but: tuple[str, ...] = ()
-    held: tuple[str, ...] = ()
 
 
 async def claim_due(tx: Tx, by: Claimant) -> task_rows.Claimed | Pause | None:
     """Claim what can run now: a dead owner's slot first, then the earliest due one."""
-    if await tx.fetchval(DEAD_RUN, list(by.held)) is not None:
+    if await tx.fetchval(DEAD_RUN) is not None:
         return Pause.DEAD_RUN
     taken = await _take_over(tx, by)
     if taken is not None:

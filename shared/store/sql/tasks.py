@@ -132,26 +132,20 @@ class Tasks(Noun):
         return True
 
     async def claim_due(
-        self,
-        *,
-        host: str,
-        now: int,
-        lease_ms: int,
-        but: tuple[str, ...] = (),
-        held: tuple[str, ...] = (),
+        self, *, host: str, now: int, lease_ms: int, but: tuple[str, ...] = ()
     ) -> Claimed | None:
         """Claim the earliest due slot that can run now and move the schedule on, in one transaction.
 
         Passes over group tasks whose conversation has a running run, and slots that a live claim holds;
-        takes over a slot whose claim's lease ran out. ``but``: principals whose slots wait; ``held``: the
-        runs that the host has in its hands. Returns the task as it was claimed, or None.
+        takes over a slot whose claim's lease ran out. ``but``: principals whose slots wait. Returns the task
+        as it was claimed, or None.
         """
-        by = Claimant(host, now, lease_ms, but, held)
+        by = Claimant(host, now, lease_ms, but)
         while True:
             claimed = await self._engine.write(lambda tx: task_claims.claim_due(tx, by))
             if not isinstance(claimed, Pause):
                 return claimed
-            if claimed is Pause.DEAD_RUN and not await self._runs.recover(now, held=held):
+            if claimed is Pause.DEAD_RUN and not await self._runs.recover(now):
                 # Somebody else is at that run.
                 await anyio.sleep(AGAIN_S)
             await anyio.lowlevel.checkpoint()
