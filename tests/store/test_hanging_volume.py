@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.http.conftest import alone_on_the_store, model
+from tests.http.test_other_file_systems import hanging, needs_fuse
 from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 __all__ = ["model"]
@@ -151,6 +152,22 @@ def test_a_local_disk_that_hangs_is_named_and_sigterm_ends_the_host_at_once(
         kept = client.get(f"/chat/{known['conversation_id']}/messages").json()["messages"]
         assert [message["role"] for message in kept] == ["user", "assistant"]
     host.stop()
+
+
+@needs_fuse
+def test_a_local_disk_whose_files_cannot_be_looked_up_is_told_from_the_volume(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    """What is open goes on: only the thread that ships waits."""
+    host = new_host(tmp_path / "host", model.url)
+    host.command = (sys.executable, "-c", SOONER)
+    host.start()
+    with host.client() as client, hanging(tmp_path / "host" / "local"):
+        answer = client.post("/chat", json={"message": "never stored"})
+        assert (answer.status_code, answer.json()["error"]) == (503, "The local disk does not answer")
+        assert client.get("/health").json()["status"] == "degraded"
+        assert host.stop() == 1
+        assert f"LOCAL_DB_PATH ({tmp_path / 'host' / 'local' / 'picoclaw.db'}) does not" in host.log_text
 
 
 def talk(client: httpx2.Client) -> None:

@@ -177,7 +177,7 @@ class Volume:
         ``ANSWERS_S`` for a volume that hangs; while the thread is still there, the next are refused.
         """
         if self._is_shipping and self._is_overdue:
-            raise _silent()
+            raise self._silent()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         if not self._is_shipping:
@@ -215,10 +215,15 @@ class Volume:
     def _give_up(self, served: Waiting) -> None:
         """Let go of those who wait; the thread goes on."""
         self._is_overdue = True
-        silent = _silent()
+        silent = self._silent()
         self._note(silent)
         waiting, self._waiting = self._waiting, []
         _settle([*served, *waiting], silent)
+
+    def _silent(self) -> NotDurable:
+        beats = self._lock is not None and self.silent_s < ANSWERS_S / 2
+        what = "local disk" if beats else "volume"
+        return NotDurable(f"The {what} does not answer", retry_after=RETRY_AFTER_S)
 
     def ship_now(self) -> None:
         """Like ``ship``, blocking."""
@@ -262,10 +267,6 @@ class Volume:
         """Begin checkpoints, compaction and recovery from failures."""
         if self._upkeep is not None:
             self._upkeep.start()
-
-
-def _silent() -> NotDurable:
-    return NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
 
 
 def _settle(waiting: Waiting, fault: Exception | None) -> None:
