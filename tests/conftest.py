@@ -63,13 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
-        left = [
+        left = {
             item
             for item in items
             if PROCESSES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("processes")
-        ]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+        }
+        config.hook.pytest_deselected(items=[*left])
+        items[:] = [item for item in items if item not in left]
 
 
 class ByFile(LoadScopeScheduling):

@@ -71,3 +71,17 @@ async def test_steps_that_can_go_on_are_found_by_the_runs_that_wait(places: Plac
         store._db._quick.set_trace_callback(None)
         plan = store._db._quick.execute(f"EXPLAIN QUERY PLAN {statements[0]}")
         assert any("runs_ready" in row["detail"] for row in plan)
+
+
+async def test_a_conversation_to_speak_into_is_not_looked_for_among_all_of_its_principal(
+    places: Places,
+) -> None:
+    async with places.host() as store:
+        await store.conversations.create("c", T0)
+        statements = set[str]()
+        store._db._quick.set_trace_callback(statements.add)
+        await store.outbound.add("c", "c", "hello", "Pico", T0)
+        store._db._quick.set_trace_callback(None)
+        (statement,) = (each for each in statements if each.startswith("INSERT INTO outbound_messages"))
+        plan = [row["detail"] for row in store._db._quick.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        assert [step for step in plan if re.match(r"SEARCH (source|target) .*\(id=\?\)", step)] == plan

@@ -36,11 +36,12 @@ class Outbound:
 
 to_outbound: Final = reader(Outbound)
 
-# Nobody speaks into another principal's conversation; a principal's own may be named as it says it.
+# Nobody speaks into another principal's conversation; a principal's own may be named as it says it. With the
+# bare column SQLite would look for it among all of the principal's.
 INSERT_OUTBOUND: Final = """INSERT INTO outbound_messages
     (id, conversation_id, source_id, text, sender, created_at, file)
     SELECT $1, target.id, source.id, $4, $5, $6, $7 FROM conversations AS source JOIN conversations AS target
-        ON target.principal_id = source.principal_id
+        ON target.principal_id || '' = source.principal_id
     WHERE source.id = $3 AND target.id IN ($2, source.principal_id || '+' || $2) RETURNING *"""
 
 
