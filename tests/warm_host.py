@@ -56,9 +56,10 @@ class Warm(subprocess.Popen[Any]):
     forked from: where a test looks for those, the program is started as people do.
     """
 
-    def _execute_child(self, command: Sequence[str], *given: Any) -> None:
+    def _execute_child(self, command: Sequence[str | bytes | Path], *given: Any) -> None:
         _, _, _, pass_fds, cwd, environment, _, _, _, *ends = given[:15]
         environment = dict(os.environ if environment is None else environment)
+        command = [os.fsdecode(part) for part in command]
         ours = command[0] == sys.executable and "-m" in command
         if not ours or any(name.startswith("PYTHON") for name in environment):
             cast(Any, super())._execute_child(command, *given)
@@ -82,7 +83,7 @@ class Warm(subprocess.Popen[Any]):
 
 @contextlib.contextmanager
 def warm() -> Iterator[None]:
-    """While the block lasts, what asyncio starts is a ``Warm``."""
+    """While the block lasts, what asyncio and ``subprocess.run`` start is a ``Warm``."""
     subprocess.Popen = Warm  # type: ignore[misc]
     try:
         yield

@@ -25,6 +25,7 @@ from shared.store.volume import operator
 from shared.values import Event
 from tests.cluster.test_tool_access import a_task
 from tests.contract.store.making import T0, a_key, a_principal, a_run, an_end, said
+from tests.warm_host import warm
 
 
 async def fill(store: Store, count: int = 30) -> None:
@@ -56,14 +57,15 @@ async def volume(tmp_path: Path) -> Path:
 
 
 def picoclaw(to: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "host.cli", "store", "migrate", "--to", to, "--json"],
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with warm():
+        return subprocess.run(
+            [sys.executable, "-m", "host.cli", "store", "migrate", "--to", to, "--json"],
+            env={"PATH": os.environ["PATH"], **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 def exported(store_dir: Path) -> list[str]:

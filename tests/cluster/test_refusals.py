@@ -22,6 +22,7 @@ from shared.store.postgres.driver import REFUSALS
 from tests.cluster.server import Server, running_server
 from tests.cluster.test_database_away import running
 from tests.running import HostProcess, ModelProcess, directive, free_port, new_host, until
+from tests.warm_host import warm
 
 ROOT: Final = Path(__file__).parents[2]
 HANG_UP: Final = (
@@ -273,11 +274,12 @@ def asked(server: Server, statements: str, *, database: str = "postgres") -> str
 
 
 def migrate(tmp_path: Path, url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "host.cli", "store", "migrate", "--to", "sqlite"],
-        env={"HOME": str(tmp_path), "DATABASE_URL": url, "STORE_DIR": str(tmp_path / "empty")},
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    with warm():
+        return subprocess.run(
+            [sys.executable, "-m", "host.cli", "store", "migrate", "--to", "sqlite"],
+            env={"HOME": str(tmp_path), "DATABASE_URL": url, "STORE_DIR": str(tmp_path / "empty")},
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

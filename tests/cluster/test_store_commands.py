@@ -16,6 +16,7 @@ from shared.store.postgres.database import Place
 from shared.store.postgres.opening import open_shared_store
 from tests.cluster.test_copying import fill
 from tests.postgres import fresh_database
+from tests.warm_host import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +38,12 @@ def old_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def picoclaw(
     home: Path, volume: Path, url: str, *arguments: str | Path, path: str = os.environ["PATH"]
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "host.cli", "store", *arguments],
-        env={"PATH": path, "HOME": str(home), "DATABASE_URL": url, "STORE_DIR": str(volume)},
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    with warm():
+        return subprocess.run(
+            [sys.executable, "-m", "host.cli", "store", *arguments],
+            env={"PATH": path, "HOME": str(home), "DATABASE_URL": url, "STORE_DIR": str(volume)},
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
 
 
 async def test_a_backup_is_the_databases_and_can_be_restored(

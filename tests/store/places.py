@@ -15,6 +15,7 @@ from shared.store import open_host_store, open_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import layout
 from shared.store.volume.layout import Listing
+from tests.warm_host import Warm
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Places:
         return layout.scan(self.volume)
 
     def start_writer(self, role: str, prefix: str) -> subprocess.Popen[str]:
-        writer = subprocess.Popen(
+        writer = Warm(
             [sys.executable, "-m", "tests.store.writer", role, self.volume, self.database, prefix],
             stdout=subprocess.PIPE,
             text=True,

@@ -20,17 +20,18 @@ from shared.values import RunState
 from tests.contract.store.making import T0, a_run, an_end
 from tests.store.places import Places, add, integrity, names
 from tests.store.test_deleting import fill, found_in
+from tests.warm_host import warm
 
 
 def picoclaw(places: Places, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.argv.insert(1, 'store'); from host.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments, "--store-dir", places.volume],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with warm():
+        return subprocess.run(
+            [sys.executable, "-m", "host.cli", "store", *arguments, "--store-dir", places.volume],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 async def test_a_sound_volume_is_checked_beside_a_running_host(places: Places) -> None:
