@@ -75,11 +75,14 @@ test-again: setup
 	$(PY) -c 'import json, sys; sys.exit(len(json.load(open(".pytest_cache/v/cache/lastfailed"))) > 5)'
 	$(PY) -m pytest -m "not slow" --last-failed --last-failed-no-failures none
 
-# In a minute, what starts next to nothing. The tests of HTTP talk to the application in their process.
+# In a minute, what starts next to nothing. The tests of HTTP talk to the application in their process; files lie in
+# memory, where nobody waits for a disk.
 QUICK := $(addprefix tests/,agent channels contract house http models redact runs settings skills tasks \
   sandbox/test_guard.py test_jsons.py) --ignore tests/models/test_remote_model.py
 quick: setup
-	TEST_EXAMPLES=0.2 $(PY) -m pytest -q -rfE -m "not slow" --quick -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+	@directory=$$(mktemp -d -p $(firstword $(wildcard /dev/shm) /tmp)); trap "rm -rf $$directory" EXIT; \
+	PYTEST_DEBUG_TEMPROOT=$$directory TEST_EXAMPLES=0.2 \
+	$(PY) -m pytest -q -rfE -m "not slow" --quick -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
 
 TEST_EXAMPLES ?= 50
 # The tests that make their own examples, with fifty times as many.
