@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from shared.principals import Reach
 from shared.store.sqlite.store import SqliteStore
+from shared.task_values import TaskStatus
 from shared.values import Event
 from tests.contract.store.making import LEASE, T0, a_key, a_run, an_end
 from tests.contract.store.test_webhooks import a_webhook
@@ -45,32 +47,33 @@ async def in_the_background(store: SqliteStore) -> None:
     await store.webhooks.claim("host-1", 16, T0, alone=True, failing=8)
 
 
+async def plans(store: SqliteStore, asked: Awaitable[object]) -> dict[str, list[str]]:
+    """Return how SQLite goes about each statement of what is asked."""
+    connection, statements = store._db._quick, set[str]()
+    connection.set_trace_callback(statements.add)
+    await asked
+    connection.set_trace_callback(None)
+    return {
+        statement: [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        for statement in statements
+        if statement.startswith(("SELECT", "WITH", "UPDATE", "INSERT", "DELETE"))
+    }
+
+
 @pytest.mark.parametrize("asked", [a_turn, in_the_background])
 async def test_no_table_is_read_whole(
     places: Places, asked: Callable[[SqliteStore], Awaitable[None]]
 ) -> None:
     async with places.host() as store:
-        connection, statements = store._db._quick, set[str]()
-        connection.set_trace_callback(statements.add)
-        await asked(store)
-        connection.set_trace_callback(None)
-        plans = {
-            statement: [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
-            for statement in statements
-            if statement.startswith(("SELECT", "WITH", "UPDATE", "INSERT", "DELETE"))
-        }
-        assert plans
-        assert {one: plan for one, plan in plans.items() if any(map(WHOLE.match, plan))} == {}
+        found = await plans(store, asked(store))
+        assert found
+        assert {one: plan for one, plan in found.items() if any(map(WHOLE.match, plan))} == {}
 
 
 async def test_steps_that_can_go_on_are_found_by_the_runs_that_wait(places: Places) -> None:
     async with places.host() as store:
-        statements: list[str] = []
-        store._db._quick.set_trace_callback(statements.append)
-        await store.approvals.ready(9)
-        store._db._quick.set_trace_callback(None)
-        plan = store._db._quick.execute(f"EXPLAIN QUERY PLAN {statements[0]}")
-        assert any("runs_ready" in row["detail"] for row in plan)
+        found = await plans(store, store.approvals.ready(9))
+        assert any("runs_ready" in step for plan in found.values() for step in plan)
 
 
 async def test_a_conversation_to_speak_into_is_not_looked_for_among_all_of_its_principal(
@@ -78,10 +81,16 @@ async def test_a_conversation_to_speak_into_is_not_looked_for_among_all_of_its_p
 ) -> None:
     async with places.host() as store:
         await store.conversations.create("c", T0)
-        statements = set[str]()
-        store._db._quick.set_trace_callback(statements.add)
-        await store.outbound.add("c", "c", "hello", "Pico", T0)
-        store._db._quick.set_trace_callback(None)
-        (statement,) = (each for each in statements if each.startswith("INSERT INTO outbound_messages"))
-        plan = [row["detail"] for row in store._db._quick.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        found = await plans(store, store.outbound.add("c", "c", "hello", "Pico", T0))
+        (plan,) = (each for one, each in found.items() if one.startswith("INSERT INTO outbound_messages"))
         assert [step for step in plan if re.match(r"SEARCH (source|target) .*\(id=\?\)", step)] == plan
+
+
+async def test_the_tasks_of_a_conversation_are_not_looked_for_among_all_that_are_active(
+    places: Places,
+) -> None:
+    async with places.host() as store:
+        reach = Reach(conversation_id="c")
+        asked = store.tasks.page(reach, status=TaskStatus.ACTIVE, limit=9, cursor=None)
+        (plan,) = (await plans(store, asked)).values()
+        assert plan == ["SEARCH scheduled_tasks USING INDEX tasks_of_conversation (conversation_id=?)"]

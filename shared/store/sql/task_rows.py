@@ -80,7 +80,7 @@ async def keep_quota(tx: Tx, conversation_id: str, quota: int) -> None:
 
 async def _make_room(tx: Tx, conversation_id: str, count: int) -> None:
     statement = """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
-            WHERE conversation_id = $1 AND status = 'completed') RETURNING number"""
+            WHERE conversation_id = $1 AND status || '' = 'completed') RETURNING number"""
     removed = await tx.fetchval(statement, conversation_id)
     if removed is None:
         raise Conflict(

@@ -101,7 +101,8 @@ class Tasks(Noun):
         where.after("number > {0}", cursor, int)
         where.add("conversation_id = {0}", reach.conversation_id)
         where.add(OF_PRINCIPAL, reach.principal_id)
-        where.add("status = {0}", status)
+        # With the bare column SQLite would look through all tasks of that status for a conversation's few.
+        where.add("status = {0}" if reach.conversation_id is None else "status || '' = {0}", status)
         statement = f"SELECT * FROM scheduled_tasks WHERE {where} ORDER BY number LIMIT $1"
         return await self._page(task_rows.to_task, ("number",), statement, limit, *where.values)
 
