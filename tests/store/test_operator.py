@@ -60,7 +60,7 @@ async def test_what_has_a_files_name_and_is_none_is_named_by_every_command_and_t
     for path in named:
         aside = path.rename(tmp_path / "aside") if path.exists() else None
         os.mkfifo(path)
-        said = f"{path} is not a file"
+        said = f"{path} cannot be used: It is not a file"
         with pytest.raises(StoreEnvironment, match=said):
             async with places.host():
                 pass

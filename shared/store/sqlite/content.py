@@ -75,8 +75,10 @@ def forbidden(path: Path) -> StoreForbidden:
 def must_be_file(path: Path) -> None:
     """Raise StoreEnvironment for what is there and no file: opening a pipe waits for ever."""
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StoreEnvironment(f"{path} is not a file: move it away. Nothing was changed.")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            reason = "Is a directory" if stat.S_ISDIR(mode) else "It is not a file"
+            raise StoreEnvironment(f"{path} cannot be used: {reason}. Nothing was changed.")
 
 
 def _of_the_machine(
