@@ -25,6 +25,9 @@ COPY_NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")
 IDENTITY: Final = "store.json"
 """Names the store on a volume, so that the runtime database of another one is never taken for it."""
 
+OURS: Final = (IDENTITY, layout.LOCK, layout.SNAPSHOT, layout.SEGMENT, COPY_NAME)
+"""The names of a store's files on its volume."""
+
 SCRATCH: Final = (".snapshot", ".restored", ".compacted")
 """Copies beside the runtime database that only a host which died left there."""
 
@@ -100,9 +103,6 @@ def judge(found: State | None, store_dir: Path, listing: Listing, database: Path
     return "continue"
 
 
-OURS: Final = (IDENTITY, layout.LOCK, layout.SNAPSHOT, layout.SEGMENT, COPY_NAME)
-
-
 def identity(store_dir: Path) -> str | None:
     """Return the name of the store on a volume, None if it has none."""
     try:
@@ -111,15 +111,21 @@ def identity(store_dir: Path) -> str | None:
         return None
 
 
-def must_be(store_dir: Path, store_id: str | None) -> None:
-    """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one.
-
-    Raises StoreEnvironment for what has a file's name on it and is none.
-    """
+def must_hold_files(store_dir: Path) -> None:
+    """Raise StoreEnvironment for what has the name of one of a store's files and is none."""
     with told_apart("STORE_DIR", store_dir):
         for path in store_dir.iterdir() if store_dir.is_dir() else ():
             if any(re.fullmatch(name, path.name) for name in OURS):
                 must_be_file(path)
+
+
+def must_be(store_dir: Path, store_id: str | None) -> None:
+    """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one.
+
+    Raises StoreEnvironment, as ``must_hold_files`` does.
+    """
+    must_hold_files(store_dir)
+    with told_apart("STORE_DIR", store_dir):
         there = identity(store_dir)
     if store_id is not None and there != store_id:
         raise StoreMismatch(

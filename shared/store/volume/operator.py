@@ -23,7 +23,7 @@ from shared.store.sqlite.store import SCHEMA_VERSION, migrate
 from shared.store.volume import chain, layout, opening, salvage, snapshot
 from shared.store.volume.layout import FileId, Link, Listing, Snapshot, holder
 from shared.store.volume.lock import VolumeLock
-from shared.store.volume.opening import identity, must_be, rename_store
+from shared.store.volume.opening import identity, must_hold_files, rename_store
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,7 @@ def save_what_can_be_read(source: Path, target: Path) -> salvage.Salvaged:
     """
     if not source.is_file() and not source.is_dir():
         raise StoreError(f"There is no file and no directory at {source}")
-    if source.is_dir():
-        must_be(source, None)
+    must_hold_files(source)
     with _folder(source) as folder:
         database = folder / "salvaged.db"
         found = salvage.salvage(source, database, folder)
