@@ -37,17 +37,16 @@ class Line:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, server = await asyncio.open_connection(self._server.hostname, self._server.port)
         back = asyncio.ensure_future(self._carry_back(answers, writer))
-        while sent := await reader.read(65536):
-            cut, self.cut = (self.cut, None) if self.cut and COMMIT in sent else (None, self.cut)
-            if cut:
-                self.cuts += 1
-                back.cancel()
-                await asyncio.gather(back, return_exceptions=True)
-                if cut == "behind":
-                    server.write(sent)
-                    await answers.read(65536)
-                break
+        while (sent := await reader.read(65536)) and not (self.cut and COMMIT in sent):
             server.write(sent)
+        if sent:
+            cut, self.cut = self.cut, None
+            self.cuts += 1
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+            if cut == "behind":
+                server.write(sent)
+                await answers.read(65536)
         for each in (server, writer):
             each.close()
         await asyncio.gather(back, return_exceptions=True)

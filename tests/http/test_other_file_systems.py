@@ -90,68 +90,65 @@ needs_fuse = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def started(model: ModelProcess, tmp_path: Path) -> Iterator[HostProcess]:
+    """A host whose workspace is below the test's directory."""
+    process = new_host(tmp_path / "host", model.url).start()
+    yield process
+    process.stop()
+
+
 @needs_fuse
 def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
-    model: ModelProcess, tmp_path: Path
+    started: HostProcess, tmp_path: Path
 ) -> None:
-    host = new_host(tmp_path / "host", model.url).start()
-    try:
-        with host.client() as client:
-            assert client.post("/chat", json={"message": "before"}).json()["status"] == "success"
-            with hanging(tmp_path / "host" / "memory"):
-                assert client.get("/health").json()["volumes"]["memory"] is False
-                known = client.post("/chat", json={"message": "during"}).json()
-                assert known["result"] == "echo: during"
-                assert client.get("/ready").status_code == 200
-            until(lambda: client.get("/health").json()["volumes"]["memory"] is True)
-    finally:
-        host.stop()
+    with started.client() as client:
+        assert client.post("/chat", json={"message": "before"}).json()["status"] == "success"
+        with hanging(tmp_path / "host" / "memory"):
+            assert client.get("/health").json()["volumes"]["memory"] is False
+            known = client.post("/chat", json={"message": "during"}).json()
+            assert known["result"] == "echo: during"
+            assert client.get("/ready").status_code == 200
+        until(lambda: client.get("/health").json()["volumes"]["memory"] is True)
 
 
 @needs_fuse
 def test_what_needs_a_workspace_that_hangs_is_refused_and_done_whole_once_it_answers(
-    model: ModelProcess, tmp_path: Path
+    started: HostProcess, tmp_path: Path
 ) -> None:
-    host = new_host(tmp_path / "host", model.url).start()
-    try:
-        with host.client() as client:
-            until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
-            known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
-            response = client.post("/v1/responses", json={"input": "before"}).json()["id"]
-            deleted = (f"/chat/{known}", f"/v1/responses/{response}")
-            with hanging(tmp_path / "host" / "memory"):
-                file = f"/chat/{known}/files/a.txt"
-                asked = [client.get(file), client.put(file, content=b"x"), *map(client.delete, deleted)]
-                assert [answer.status_code for answer in asked] == [503] * 4
-                for answer in asked:
-                    assert "The file system of the workspace does not answer" in answer.text
-            for path in deleted:
-                assert client.get(path).status_code == 200
-                assert client.delete(path).status_code in (200, 204)
-                assert client.get(path).status_code == 404
-    finally:
-        host.stop()
+    with started.client() as client:
+        until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
+        known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
+        response = client.post("/v1/responses", json={"input": "before"}).json()["id"]
+        deleted = (f"/chat/{known}", f"/v1/responses/{response}")
+        with hanging(tmp_path / "host" / "memory"):
+            file = f"/chat/{known}/files/a.txt"
+            asked = [client.get(file), client.put(file, content=b"x"), *map(client.delete, deleted)]
+            assert [answer.status_code for answer in asked] == [503] * 4
+            for answer in asked:
+                assert "The file system of the workspace does not answer" in answer.text
+        until(lambda: client.get(file).status_code == 404)  # the look that hung has come to its end
+        for path in deleted:
+            assert client.get(path).status_code == 200
+            assert client.delete(path).status_code in (200, 204)
+            assert client.get(path).status_code == 404
 
 
 @needs_fuse
 def test_a_workspace_that_fails_is_told_as_such_and_no_fault_of_the_request(
-    model: ModelProcess, tmp_path: Path
+    started: HostProcess, tmp_path: Path
 ) -> None:
-    host = new_host(tmp_path / "host", model.url).start()
-    try:
-        with host.client() as client:
-            until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
-        with host.client() as client, hanging(tmp_path / "host" / "memory", gone=True):
-            assert client.get("/health").json()["volumes"]["memory"] is False
-            for request in (client.get, partial(client.put, content=b"x"), client.delete):
-                answer = request("/chat/main/files/a.txt")
-                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
-                assert str(tmp_path) not in answer.text, answer.text
-            known = client.post("/chat", json={"message": "during"}).json()
-            assert known["result"] == "echo: during"
-            assert client.delete(f"/chat/{known['conversation_id']}").status_code == 204
-    finally:
-        host.stop()
+    with started.client() as client:
+        until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
+    with started.client() as client, hanging(tmp_path / "host" / "memory", gone=True):
+        assert client.get("/health").json()["volumes"]["memory"] is False
+        for request in (client.get, partial(client.put, content=b"x"), client.delete):
+            answer = request("/chat/main/files/a.txt")
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
+            assert str(tmp_path) not in answer.text, answer.text
+        known = client.post("/chat", json={"message": "during"}).json()
+        assert known["result"] == "echo: during"
+        assert client.delete(f"/chat/{known['conversation_id']}").status_code == 204
 
 
 @needs_fuse
