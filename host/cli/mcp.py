@@ -210,10 +210,8 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
             client.request("DELETE", f"/mcp/servers/{name}/sign-in")
     except HostFault:
         pass  # there is no host, or no sign-in
-    told = {"name": name, "config": str(path), "restart": True}
-    tell(
-        told, f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use.", json=json
-    )
+    said = f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use."
+    tell({"name": name, "config": str(path), "restart": True}, said, json=json)
 
 
 def _pairs(given: list[str] | None, mark: str, part: str, option: str) -> dict[str, str]:

@@ -113,14 +113,11 @@ def _text(value: Any) -> str:
 
 def _object(schema: Any) -> dict[str, Any]:
     """Return an input schema that is an object's, where its meaning is plain; raises Unmendable."""
-    if schema is None or schema is True:
-        schema = {}
+    schema = {} if schema is None or schema is True else schema
     if not isinstance(schema, Mapping):
         raise Unmendable("its input schema is not an object")
     kind = schema.get("type", "object")
-    if kind != "object" and not (
-        isinstance(kind, Sequence) and not isinstance(kind, str) and "object" in kind
-    ):
+    if "object" not in (kind if isinstance(kind, list) else [kind]):
         raise Unmendable("its input schema is not an object's")
     kept = (key for key in schema if key != "$schema" or schema[key] == DIALECT)
     made = {key: schema[key] for key in kept} | {"type": "object"}
@@ -164,12 +161,8 @@ def _renamed(schema: dict[str, Any]) -> dict[str, str]:
             continue
         mark = sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
         plain = _UNSAFE_FIELD.sub("_", name).strip("_")[:50]
-        safe = (
-            plain
-            if plain and plain not in schema["properties"] and plain not in new.values()
-            else f"{plain}_{mark}"
-        )
-        new[name] = safe
+        is_free = plain and plain not in (*schema["properties"], *new.values())
+        new[name] = plain if is_free else f"{plain}_{mark}"
     if new:
         schema["properties"] = {new.get(name, name): of for name, of in schema["properties"].items()}
         if "required" in schema:

@@ -170,10 +170,9 @@ def _kind_at(said: str, messages: Sequence[Mapping[str, Any]]) -> Kind | None:
 def _mended(block: Block, kinds: Collection[str]) -> list[Block]:
     kind = _kind(block)
     if kind == "unknown" and block["type"] in _FIELDS:
-        known = _FIELDS[block["type"]]
-        block = (
-            {name: value for name, value in block.items() if name in known} if "unknown" in kinds else block
-        )
+        if "unknown" in kinds:
+            known = _FIELDS[block["type"]]
+            block = {name: value for name, value in block.items() if name in known}
         kind = _KIND_OF_TYPE.get(block["type"])
     if kind is None or (kind not in kinds and not _parts(block)):
         return [block]

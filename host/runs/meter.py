@@ -236,7 +236,6 @@ class RunBudget:
         own: Mapping[str, Any],
         allowed: int | None = None,
     ) -> None:
-        self._budgets = ledger.prices.budgets
         self._own = Budgets.model_validate(own)
         self._prices = ledger.prices
         self._store = ledger.store
@@ -293,7 +292,7 @@ class RunBudget:
 
     def _price(self, models: Sequence[str]) -> Price:
         price = self._prices.dearest(models)
-        in_dollars = self._budgets.in_dollars() or self._own.in_dollars()
+        in_dollars = self._prices.budgets.in_dollars() or self._own.in_dollars()
         if price is None and self._allowed is None and in_dollars:
             raise Misconfigured(
                 f"A budget in dollars is set, but budgets.prices has no price for {' or '.join(models)}."
@@ -314,9 +313,11 @@ class RunBudget:
             yield _Scope("What was approved for this run is", Limit(tokens=self._allowed), own)
             return
         earlier = self._lease.chain.spent
-        yield _Scope("The limit for one run is", self._budgets.run, own + earlier)
-        yield _Scope("The limit for one conversation is", self._budgets.conversation, standing.conversation)
-        yield _Scope("The limit for one day is", self._budgets.day, standing.day)
+        yield _Scope("The limit for one run is", self._prices.budgets.run, own + earlier)
+        yield _Scope(
+            "The limit for one conversation is", self._prices.budgets.conversation, standing.conversation
+        )
+        yield _Scope("The limit for one day is", self._prices.budgets.day, standing.day)
         yield _Scope("This principal's limit for one run is", self._own.run, own + earlier)
         of_conversation = "This principal's limit for one conversation is"
         yield _Scope(of_conversation, self._own.conversation, standing.conversation)

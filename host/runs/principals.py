@@ -149,7 +149,6 @@ class Spaces:
         self._settings = settings
         self._sandbox = sandbox
         self._principals = principals
-        self._skills = settings.skills_dir
         self._by_conversation = settings.agents.defaults.workspace_scope == "conversation"
         self._known: OrderedDict[tuple[str, int], Knowledge] = OrderedDict()
         self._looks = Looks(of=FILES)
@@ -292,12 +291,12 @@ class Spaces:
         if principal.is_operator:
             granted = {**operators, "skills": True, "network": True}
         words = (name for name in (*policy.obeyed, *policy.obeyed_as_main) if own and "/" not in name)
-        skills = (path for path in policy.skill_paths if granted.get("skills") or path != self._skills)
+        without = set() if granted.get("skills") else {self._settings.skills_dir}
         return Allowance(
             uid=principal.uid,
             counted=(str(directory), str(self._conversations(principal))),
             readable=tuple(str(directory / name) for name in words),
-            skill_paths=tuple(map(str, skills)),
+            skill_paths=tuple(str(path) for path in policy.skill_paths if path not in without),
             allow_network=policy.allow_network and bool(granted.get("network")),
             most_bytes=(principal.terms.workspace_mb or 0) << 20,
             apart=not principal.is_operator,

@@ -25,6 +25,7 @@ MOST_KNOWN: Final = 4000
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 LARGEST: Final = 64 << 10
 """Bytes of a schema that an answer is promised to be of."""
+NO_ANSWER: Final = (OSError, anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError)
 TOO_MUCH: Final = "it takes more than 0.25 s of processor time or 64 MiB to check"
 
 
@@ -90,13 +91,7 @@ class SchemaJudge:
             try:
                 with anyio.fail_after(LONGEST_WAIT_S):
                     return Verdict(**jsons.loads(await self._line(jsons.dump_bytes(question))))
-            except (
-                TimeoutError,
-                OSError,
-                anyio.EndOfStream,
-                anyio.IncompleteRead,
-                anyio.BrokenResourceError,
-            ):
+            except NO_ANSWER:
                 await self._end()
                 return Verdict(schema_fault=TOO_MUCH)
             except BaseException:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,11 +237,8 @@ class _Directory:
     def _take(self, answer: Mapping[str, Any]) -> None:
         wanted = self._wanted
         self._stamp = str(answer.get("stamp", ""))
-        found = [*_listed(answer["texts"])]
-        found += [None] * (len(wanted.texts) - len(found))
-        self.texts = tuple(
-            _text(item, limit, tail) for item, (_, limit, tail) in zip(found, wanted.texts, strict=False)
-        )
+        found = chain(_listed(answer["texts"]), repeat(None))
+        self.texts = tuple(_text(next(found), limit, tail) for _, limit, tail in wanted.texts)
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
         folders = [file.folder for file in files]

@@ -178,8 +178,7 @@ class SandboxToolset:
         if action != "run":
             return await self._manage(action, arguments.get("job"))
         command = _passable(arguments.get("command"))
-        refusal = await self._refusal(command, arguments.get("cwd"))
-        if refusal is not None:
+        if refusal := await self._refusal(command, arguments.get("cwd")):
             raise SandboxFault(refusal)
         self.changes = self.changes or WorkspaceChanges(self._sandbox, self._workspace)
         if self.changes.mark is None:

@@ -245,13 +245,11 @@ async def store_messages(
         last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq"""
     following = await tx.fetchval(statement, conversation_id, len(messages), visible, now)
     numbered = enumerate(messages, start=following - len(messages))
-    await tx.executemany(
-        INSERT_MESSAGE,
-        [
-            (conversation_id, run_id, now, seq, jsons.dumps(message.blocks), *MESSAGE_VALUES(message))
-            for seq, message in numbered
-        ],
-    )
+    stored = [
+        (conversation_id, run_id, now, seq, jsons.dumps(message.blocks), *MESSAGE_VALUES(message))
+        for seq, message in numbered
+    ]
+    await tx.executemany(INSERT_MESSAGE, stored)
 
 
 async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:

@@ -114,20 +114,17 @@ async def give_back(tx: Tx, claim: Row) -> None:
     """Undo a claim whose run never began; its slot is due again unless the schedule was changed."""
     if claim["fence"] > 1:
         # Taken over from a dead owner: it goes back to being a dead owner's.
-        await tx.execute(
-            "UPDATE task_runs SET lease_until = 0, attempt = attempt - 1 WHERE id = $1", claim["id"]
-        )
+        statement = "UPDATE task_runs SET lease_until = 0, attempt = attempt - 1 WHERE id = $1"
+        await tx.execute(statement, claim["id"])
         return
     await tx.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
     manual = claim["slot"].startswith(task_rows.MANUAL)
     statement = "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1"
     await tx.execute(statement, claim["task_id"], task_rows.FREE, 0 if manual else 1)
-    if manual:
-        return
-    statement = (
-        "UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1 WHERE id = $1 AND plan = $3"
-    )
-    await tx.execute(statement, claim["task_id"], int(claim["slot"]), claim["plan"])
+    if not manual:
+        statement = """UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1
+            WHERE id = $1 AND plan = $3"""
+        await tx.execute(statement, claim["task_id"], int(claim["slot"]), claim["plan"])
 
 
 async def _claim(tx: Tx, row: Row, by: Claimant) -> task_rows.Claimed | None:

@@ -91,11 +91,10 @@ def judge(found: State | None, store_dir: Path, listing: Listing, database: Path
     if found.lineage != identity(store_dir):
         log.warning("STORE_DIR holds another store than %s: the volume's is used", database.name)
         return "restore"
-    newer = [each.id for each in listing.snapshots if each.id > found.segment]
-    newer += [
-        each for each in listing.segments if each > found.segment and layout.has_frames(store_dir, each)
-    ]
-    if newer:
+    later = (each for each in listing.segments if each > found.segment)
+    if any(each.id > found.segment for each in listing.snapshots):
+        return "restore"
+    if any(layout.has_frames(store_dir, each) for each in later):
         return "restore"
     if not _on_volume(found, store_dir):
         log.warning("The volume is behind the runtime database %s, which is used", database.name)

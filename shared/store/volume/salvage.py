@@ -97,11 +97,9 @@ def _states(source: Path, folder: Path) -> Iterator[Path]:
 
 def _build(store_dir: Path, base: Snapshot | None, state: Path, *, lenient: bool) -> bool:
     """Put a snapshot and the segments behind it together; returns whether all of it was sound."""
-    sound = True
-    if base is not None:
-        sound = snapshot.fits(base, snapshot.copy(base.path, state))
-    else:
+    if base is None:
         state.touch()
+    sound = base is None or snapshot.fits(base, snapshot.copy(base.path, state))
     names = [name for name in layout.scan(store_dir).segments if base is None or name >= base.id]
     lengths = {each.id: each.length for each in _links(store_dir, names)}
     sound = sound and lengths.keys() <= {*names, *([base.id] if base else [])}

@@ -344,17 +344,15 @@ def open_host_volume(store_dir: Path, database: Path, owner: str, store_id: str 
 def join_volume(database: Path, store_dir: Path | None) -> Volume | None:
     """Return what ships the database beside a host, or after one; None when nothing names a volume."""
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    carrier = Carrier(database)
-    try:
+    with ExitStack() as opened:
+        carrier = Carrier(database)
+        opened.callback(carrier.abandon)
         with carrier.held():
             state = carrier.sidecar.read()
             if state is not None and carrier.vouched(state):
                 carrier.resume(state)
+                opened.pop_all()
                 return Volume(carrier)
-    except BaseException:
-        carrier.abandon()
-        raise
-    carrier.abandon()
     if store_dir is None and state is not None:
         store_dir = Path(state.store_dir)
     return None if store_dir is None else _prepare_alone(store_dir, database)

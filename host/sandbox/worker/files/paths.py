@@ -211,16 +211,15 @@ class Roots:
         """Create the missing directories one by one, each below the root."""
         require_good(directory)
         current = os.dup(root.descriptor)
-        walked = ""
+        walked = "."
         for part in directory.split("/"):
-            walked = f"{walked}/{part}" if walked else part
+            walked = f"{walked}/{part}"
             if part not in ("", ".", ".."):
                 self._require_changeable(current, part, path)
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=current)
-            following = syscalls.openat2(
-                root.descriptor, walked or ".", os.O_RDONLY | os.O_DIRECTORY, 0, root.resolve
-            )
+            flags = os.O_RDONLY | os.O_DIRECTORY
+            following = syscalls.openat2(root.descriptor, walked, flags, 0, root.resolve)
             os.close(current)
             current = following
         return current

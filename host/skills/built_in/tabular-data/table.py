@@ -207,17 +207,16 @@ def query(sql: str, files: list[str], to: str | None, out: str | None, most: int
 
 def write(file: TextIO, form: str, columns: list[str], rows: Iterable[Any]) -> None:
     """Write rows in one of the forms."""
+    objects = (dict(zip(columns, row, strict=True)) for row in rows)
     if form in ("csv", "tsv"):
         writer = csv.writer(file, delimiter="," if form == "csv" else "\t", lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
     elif form == "json":
-        json.dump([dict(zip(columns, row, strict=True)) for row in rows], file, ensure_ascii=False, indent=1)
+        json.dump(list(objects), file, ensure_ascii=False, indent=1)
         file.write("\n")
     elif form == "jsonl":
-        file.writelines(
-            json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows
-        )
+        file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
     elif form == "md":
         file.writelines(f"{line}\n" for line in markdown(columns, rows))
     else:
