@@ -58,11 +58,24 @@ async def messages(
             message, looked = bytes(held[: found.end()]), 0
             del held[: found.end()]
             await listener.check(message)
-            yield message
+            yield _readable(message)
         if len(held) > most:
             raise TooMuch("says too much")
     await listener.check(held)
-    yield bytes(held)
+    yield _readable(bytes(held))
+
+
+_HALF: Final = re.compile(
+    rb"\\u(?:[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u)[dD][c-fC-F]..)"
+)
+"""Half of a surrogate pair, as JSON escapes it."""
+
+
+def _readable(message: bytes) -> bytes:
+    """Return JSON with U+FFFD for what is no character: a text that was cut within one may end so."""
+    if rb"\u" in message:  # escaped backslashes stand aside meanwhile, as bytes that JSON doesn't have
+        message = _HALF.sub(rb"\\ufffd", message.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
+    return message.decode("utf-8", "replace").encode()
 
 
 ACCEPTED: Final = {"Accept-Encoding": "gzip"}

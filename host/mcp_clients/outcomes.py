@@ -157,16 +157,7 @@ LONGEST_FIELD: Final = 1024
 """Characters of one thing that is said of a resource."""
 MOST_LEAVES: Final = 1000
 """Values that are looked for in a text; more say more."""
-_BLOCKS: Final = ("text", "image", "audio", "resource", "resource_link")
 _A_WORD: Final = re.compile(r"[\w.+-]+")
-
-
-def known_block(raw: Any) -> Any:
-    """Return a block of a result as it is, or a line in place of one of a type that later versions have."""
-    kind = raw.get("type") if isinstance(raw, dict) else None
-    if kind in _BLOCKS:
-        return raw
-    return {"type": "text", "text": f"[content of an unknown type was left out: {quoted(str(kind))}]"}
 
 
 def tool_result(result: types.CallToolResult) -> ToolResult:

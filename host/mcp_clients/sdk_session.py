@@ -19,15 +19,16 @@ from mcp.shared._httpx_utils import sse_within_origin
 from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp.shared.message import SessionMessage
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.egress.bounded import MESSAGE_LIMIT, TooMuch, messages
 from host.mcp_clients.listed_tools import for_the_sdk
-from host.mcp_clients.outcomes import Heard, known_block, resource_result, tool_result
+from host.mcp_clients.outcomes import Heard, quoted, resource_result, tool_result
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult
 from host.sandbox.supervisor import Program
+from shared import jsons
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, TransportStreams
@@ -46,6 +47,7 @@ MOST_PAGES: Final = 100
 MOST_TOOLS: Final = 1000
 CONNECT_SECONDS: Final = 10.0
 LINE_END: Final = re.compile(rb"\n")
+_BLOCK: Final = TypeAdapter[types.ContentBlock](types.ContentBlock)
 REJECTED: Final = -1
 """What the protocol has a person's "no" to sampling be."""
 
@@ -161,8 +163,8 @@ async def _mending(
 
 
 class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
-    """What a server says, on its way to the SDK: lists of tools are kept aside and made sound, and what a
-    result holds that the SDK doesn't know costs that alone.
+    """What a server says, on its way to the SDK: lists of tools are kept aside and made sound, what a result
+    holds that the SDK doesn't know costs that alone, and an answer that is none ends its request.
     """
 
     def __init__(self, incoming: ReadStream[SessionMessage | Exception], heard: Heard) -> None:
@@ -175,19 +177,44 @@ class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
 
     async def receive(self) -> SessionMessage | Exception:
         item = await self._incoming.receive()
+        if isinstance(item, ValidationError):
+            return _refused(item)
         if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse):
             result = item.message.result
             if isinstance(result.get("tools"), list):
                 self._heard.tools += result["tools"]
                 result["tools"] = [made for raw in result["tools"] if (made := for_the_sdk(raw))]
             if isinstance(result.get("content"), list):
-                result["content"] = [known_block(raw) for raw in result["content"]]
+                result["content"] = [_known(raw) for raw in result["content"]]
             elif "content" not in result and isinstance(result.get("structuredContent"), dict):
                 result["content"] = []
         return item
 
     async def aclose(self) -> None:
         await self._incoming.aclose()
+
+
+def _known(raw: Any) -> Any:
+    """Return a block of a result as it is, or a line in place of one that the SDK doesn't know."""
+    try:
+        _BLOCK.validate_python(raw, by_name=False)
+    except ValidationError:
+        said = f"[content that the protocol does not know was left out: {quoted(_plain(raw))}]"
+        return {"type": "text", "text": said}
+    return raw
+
+
+def _refused(error: ValidationError) -> SessionMessage | Exception:
+    """Return what is no message as an error of the request that it answers, if it answers one."""
+    said = error.errors()[0]["input"]
+    if not isinstance(said, dict) or "method" in said or not isinstance(said.get("id"), int | str):
+        return error
+    fault = types.ErrorData(code=types.PARSE_ERROR, message=_plain(said))
+    return SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=said["id"], error=fault))
+
+
+def _plain(said: Any) -> str:
+    return jsons.dumps(said) if jsons.fits(said) else "what is nested too deeply"
 
 
 def _transport(

@@ -192,18 +192,91 @@ async def test_structured_content_reaches_the_model_where_it_says_more(
         ) == text
 
 
-async def test_content_of_an_unknown_type_costs_itself_alone() -> None:
-    content = [{"type": "video", "data": "x"}, None, {"type": "text", "text": "beside"}]
+async def test_content_that_is_unknown_or_broken_costs_itself_alone() -> None:
+    content = [
+        {"type": "video", "data": "x"},
+        None,
+        {"type": "text", "text": 7},
+        {"type": "image", "data": "x"},
+        {"type": "text", "text": "beside"},
+    ]
     async with odd(OddServer([tool("a")], {"content": content})) as found:
         result = await first(found)
-        left_out = "[content of an unknown type was left out: "
-        assert result.text.splitlines() == [f'{left_out}"video"]', f'{left_out}"None"]', "beside"]
+        *left_out, beside = result.text.splitlines()
+        assert [line.partition(": ")[0] for line in left_out] == [
+            "[content that the protocol does not know was left out"
+        ] * 4
+        assert left_out[2].endswith(': "{"type":"text","text":7}"]')
+        assert beside == "beside"
         assert not result.is_error
 
 
 async def test_a_result_of_structured_content_alone_is_one() -> None:
     async with odd(OddServer([tool("a")], {"structuredContent": {"sum": 3}})) as found:
         assert await first(found) == ToolResult('{"sum":3}')
+
+
+PROGRAM = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    said = {"jsonrpc": "2.0", "id": asked.get("id")}
+    if asked["method"] == "initialize":
+        version, able = asked["params"]["protocolVersion"], {"tools": {}}
+        said["result"] = {"protocolVersion": version, "capabilities": able}
+        said["result"]["serverInfo"] = {"name": "odd", "version": "1"}
+    elif asked["method"] == "tools/list":
+        said["result"] = {"tools": [{"name": "a", "inputSchema": {"type": "object"}}]}
+    elif asked["method"] == "tools/call":
+        print(sys.argv[1].replace("ID", str(asked["id"])), flush=True)
+        continue
+    if "id" in asked:
+        print(json.dumps(said), flush=True)
+"""
+
+
+def program(answer: str) -> ServerConfig:
+    return ServerConfig(
+        type="stdio",
+        command=sys.executable,
+        args=("-c", PROGRAM, answer),
+        start_ms=60_000,
+        timeout_ms=600_000,
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"jsonrpc":"2.0","id":ID}',
+        '{"jsonrpc":"2.0","id":ID,"result":null}',
+        '{"jsonrpc":"2.0","id":ID,"error":"no such row"}',
+        '{"jsonrpc":"2.0","id":ID,"error":{"code":"E1","message":null}}',
+        '{"id":ID,"result":{"content":[]}}',
+    ],
+)
+async def test_an_answer_of_a_program_that_is_none_is_told_at_once(answer: str) -> None:
+    async with opened(Reach(spawn=unconfined), odd=program(answer)) as found:
+        result = await first(found)
+        assert result.is_error
+        assert "answered something that the protocol does not know" in result.text
+        assert "no such row" in result.text or "no such row" not in answer
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (r"cut here \ud83d", "cut here \ufffd"),
+        (r"\ude00 cut there", "\ufffd cut there"),
+        (r"\ud83d\ude00 \uD83D\uD83D\uDE00", "\U0001f600 \ufffd\U0001f600"),
+        (r"C:\\ud83d", r"C:\ud83d"),
+        (r"C:\\\ud83d!", "C:\\\ufffd!"),
+    ],
+)
+async def test_a_text_that_was_cut_within_a_character_is_read(said: str, read: str) -> None:
+    answer = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"' + said + '"}]}}'
+    async with opened(Reach(spawn=unconfined), odd=program(answer)) as found:
+        assert await first(found) == ToolResult(read)
 
 
 async def test_an_empty_cursor_ends_the_list() -> None:
