@@ -69,7 +69,9 @@ def checked_path(names: Sequence[bytes], field: str = "path") -> str:
 
 
 def conditions(request: Request) -> dict[str, Any]:
-    """Return what must hold of a file before it is changed, as ``transfer`` takes it."""
+    """Return what must hold of a file before it is changed, as ``transfer`` takes it; raises InvalidInput."""
+    if "if-unmodified-since" in request.headers:
+        raise InvalidInput("If-Unmodified-Since: times are too coarse; send the file's ETag in If-Match")
     found = {"match": tags(request, "if-match"), "unless": tags(request, "if-none-match")}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -265,13 +265,13 @@ class FilesApi(Api):
         scope="files",
         status=201,
         binary=FORM,
-        parameters=(INTO,),
-        errors=(409, 415, 507),
+        parameters=(INTO, IF_MATCH, IF_NONE_MATCH),
+        errors=(409, 412, 415, 507),
     )
     async def post(self, request: Request) -> StoredFilesShape:
         """Store the files of a form, when all of them have come."""
         workspace = await self._workspace(request)
-        form = Form(request.query_params.get(FOLDER, INBOX))
+        form, wanted = Form(request.query_params.get(FOLDER, INBOX)), conditions(request)
         async with contextlib.AsyncExitStack() as held:
             held.enter_context(self._streams.one(caller_of(request).principal.id))
             held.enter_context(_said_idle())
@@ -281,7 +281,7 @@ class FilesApi(Api):
             stored: list[str] = []
             try:
                 for path, upload in paths:
-                    await upload.commit({"path": path})
+                    await upload.commit({"path": path, **wanted})
                     stored.append(path)
             except PicoError as error:
                 error.message += f"; before it were stored: {', '.join(stored)}" if stored else ""

@@ -306,6 +306,25 @@ def test_a_form_one_of_whose_files_has_no_place_says_which_were_stored(client: h
     assert client.get("/chat/main/files/forms/last").status_code == 404
 
 
+def test_what_has_to_hold_of_a_file_holds_for_those_of_a_form(client: httpx2.Client) -> None:
+    url, once = "/chat/main/files?path=held", {"If-None-Match": "*"}
+    assert client.post(url, files={"f": ("a", b"1")}, headers=once).status_code == 201
+    assert code(client.post(url, files={"f": ("a", b"2")}, headers=once)) == (412, "precondition_failed")
+    other = client.post(url, files={"f": ("a", b"2")}, headers={"If-Match": '"another"'})
+    assert code(other) == (412, "precondition_failed")
+    assert client.get("/chat/main/files/held/a").content == b"1"
+
+
+def test_a_time_that_has_to_hold_of_a_file_is_refused(client: httpx2.Client) -> None:
+    headers, url = {"If-Unmodified-Since": "Mon, 30 Nov 2020 00:00:00 GMT"}, "/chat/main/files/timed"
+    client.put(url, content=b"1")
+    for method in ("PUT", "DELETE"):
+        refused = client.request(method, url, headers=headers)
+        assert code(refused) == (400, "invalid_request")
+        assert refused.json()["error"].startswith("If-Unmodified-Since: ")
+    assert client.get(url).content == b"1"
+
+
 def test_a_form_brings_several_files_at_once(client: httpx2.Client, workspace: Path) -> None:
     contents = {"one.txt": b"1" * 100_000, "two é.bin": os.urandom(2_000_000)}
     sent = client.post("/chat/main/files", files=[("file", item) for item in contents.items()])
