@@ -57,10 +57,10 @@ async def emptied_database() -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def fresh_database() -> Iterator[str]:
-    """Give the address of a database without any table while the block lasts."""
+def fresh_database(how: str = "") -> Iterator[str]:
+    """Give the address of a database without any table while the block lasts, made as ``how`` says."""
     name = f"t_{uuid.uuid4().hex}"
-    _now(f"CREATE DATABASE {name}")
+    _now(f"CREATE DATABASE {name} {how}")
     try:
         yield address_of(name)
     finally:

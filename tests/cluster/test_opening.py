@@ -110,6 +110,16 @@ async def test_landed_migrations_make_what_they_made_when_they_landed(
     assert digest(await schema(database)) == LANDED["postgres"][version]
 
 
+async def test_a_search_knows_capitals_in_a_database_whose_locale_knows_none() -> None:
+    with fresh_database("LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0") as fresh:
+        store = await open_shared_store(Place(fresh))
+        await store.conversations.create("Ärger", T0)
+        for sought in ("ärg", "Ärg", "A\u0308RG"):
+            found = await store.conversations.page(limit=9, cursor=None, search=sought)
+            assert [each.id for each in found.items] == ["Ärger"], sought
+        await store.close()
+
+
 @pytest.mark.parametrize("broken", ["/nowhere", ":wrong@127.0.0.1:1/x"])
 async def test_an_address_that_leads_nowhere_is_a_sentence_without_the_password(
     database: str, broken: str, monkeypatch: pytest.MonkeyPatch

@@ -22,8 +22,9 @@ FAMILY: Final = """SELECT id, principal_id FROM conversations
     WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
     ORDER BY id FOR UPDATE"""
 
-FOUND: Final = """(strpos(lower(c.title), {0}) > 0 OR strpos(lower(c.id), {0}) > 0 OR EXISTS (
-    SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), {0}) > 0))"""
+FOUND: Final = """(strpos(folded(c.title), folded({0})) > 0 OR strpos(folded(c.id), folded({0})) > 0
+    OR EXISTS (SELECT 1 FROM messages AS m
+        WHERE m.conversation_id = c.id AND strpos(folded(m.text), folded({0})) > 0))"""
 
 OF_PRINCIPAL: Final = """EXISTS (SELECT 1 FROM conversations AS c
     WHERE c.id = conversation_id AND c.principal_id = {0})"""
@@ -129,11 +130,12 @@ class Conversations(Noun):
     ) -> Page[Conversation]:
         """Return conversations (only a principal's), newest activity first; raises InvalidInput (the cursor).
 
-        ``search``: those alone that have it in their title, their id or a message, in capitals or not.
+        ``search``: those alone that have it in their title, their id or a message, in capitals or
+        not and however accents are written.
         """
         where = rows.Where()
         where.add("c.principal_id = {0}", principal_id)
-        where.add(FOUND, search.lower() or None)
+        where.add(FOUND, search or None)
         where.after("(c.last_activity, c.id) < ({0}, {1})", cursor, int, str)
         newest = "ORDER BY last_activity DESC, id DESC LIMIT $1"
         # The temporary ones lie apart in the indexes: each turn of a conversation changes those.

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -82,12 +83,16 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
     # Deterministic: within one statement it is one moment, whatever the number of rows.
     connection.create_function("lease_now", 0, lease_now, deterministic=True)
     connection.create_function("wall_now", 0, now_ms, deterministic=True)
-    # SQLite's own knows ASCII alone.
-    connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
+    connection.create_function("folded", 1, _folded, deterministic=True)
     connection.execute("PRAGMA journal_mode=WAL")
     for pragma in PRAGMAS:
         connection.execute(pragma)
     return connection
+
+
+def _folded(text: str | None) -> str | None:
+    """Return a text as a search compares it, as the function of this name on PostgreSQL does."""
+    return text and unicodedata.normalize("NFC", text.upper())
 
 
 def take(fd: int, timeout_ms: float) -> None:

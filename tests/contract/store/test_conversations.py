@@ -188,8 +188,28 @@ async def test_a_search_looks_into_titles_ids_and_what_people_see(store: Store) 
     assert await _found(store, "müll") == ["one"]
     assert await _found(store, "MÜLL") == ["one"]
     assert await _found(store, "über") == ["other"]
+    assert await _found(store, "u\u0308ber") == ["other"]
     assert await _found(store, "thre") == ["three"]
     assert await _found(store, "% of_") == ["two"]
     assert await _found(store, "a step") == []
     assert await _found(store, "hello") == ["one", "three", "two"]
     assert await _found(store, "'") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "sought"),
+    [
+        ("Straße", "STRASSE"),
+        ("GROSSE", "große"),
+        ("ΟΔΥΣΣΕΥΣ", "οδυσσεύς".replace("ύ", "υ")),
+        ("Cafe\u0301", "CAFÉ"),
+        ("Việt Nam", "vie\u0323\u0302t"),
+        ("ИЮЛЬ", "июль"),
+    ],
+)
+async def test_a_search_knows_capitals_and_accents_of_all_languages(
+    store: Store, said: str, sought: str
+) -> None:
+    await store.conversations.create("c", T0)
+    await store.conversations.rename("c", f"in {said}")
+    assert await _found(store, said) == await _found(store, sought) == ["c"]
