@@ -133,7 +133,12 @@ def asking(command: Callable[..., Told]) -> Callable[..., None]:
 
 
 def at(*steps: str) -> str:
-    """Return a path of these steps, whatever characters they have."""
+    """Return a path of these steps, whatever characters they have; raises HostFault for ``.`` and ``..``.
+
+    With those the address would be another one, perhaps of something else.
+    """
+    if not {".", ".."}.isdisjoint(steps):
+        raise HostFault(f"{'/'.join(steps)!r} must not contain . or ..")
     return "".join(f"/{quote(step, safe='', errors='surrogateescape')}" for step in steps)
 
 

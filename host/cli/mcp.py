@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.text import Text
 
-from host.cli.client import HostClient, Json, Token, Url, asking, find_target, host, surroundings
+from host.cli.client import HostClient, Json, Token, Url, asking, at, find_target, host, surroundings
 from host.cli.secrets import SecretFile, write_privately
 from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell
 from host.mcp_clients.server_config import NAME as SERVER_NAME
@@ -66,7 +66,7 @@ def list_servers(client: HostClient) -> Told:
 @asking
 def try_out(client: HostClient, name: ServerName) -> Told:
     """Connect to one server and list its tools; exit code 1 when it is not ready."""
-    server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
+    server = client.request("GET", at("mcp", "servers", name), timeout=LOOK_SECONDS)
     words = [_words(server), *(f"  {shown(tool)}" for tool in server["tools"])]
     return Told(server, "\n".join(words), ok=server["state"] == "ready")
 
@@ -92,7 +92,7 @@ def login(
     with host(url, token, say=not json) as client:
         port = _listen(callback_port, answers.put)
         asked = {"redirect_uri": f"http://127.0.0.1:{port}/callback"}
-        address = client.request("POST", f"/mcp/servers/{name}/sign-in", asked)["address"]
+        address = client.request("POST", at("mcp", "servers", name, "sign-in"), asked)["address"]
         if json:
             print_json({"address": address})
         else:
@@ -107,7 +107,7 @@ def login(
             callback = answers.get(timeout=PERSON_SECONDS)
         except queue.Empty:
             fail("Nobody signed in in time.")
-        path = f"/mcp/servers/{name}/sign-in/callback"
+        path = at("mcp", "servers", name, "sign-in", "callback")
         server = client.request("POST", path, {"callback": callback}, timeout=LOOK_SECONDS)
     tell(server, f"Signed in. {_words(server)}", json=json)
 
@@ -116,7 +116,7 @@ def login(
 @asking
 def logout(client: HostClient, name: ServerName) -> Told:
     """Forget what is kept of a sign-in."""
-    client.request("DELETE", f"/mcp/servers/{name}/sign-in")
+    client.request("DELETE", at("mcp", "servers", name, "sign-in"))
     return Told({"name": name, "signed_in": False}, f"Signed out of {shown(name)}.")
 
 
@@ -207,7 +207,7 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
     write_privately(path, jsons.dumps(tree, indented=True) + "\n")
     try:
         with HostClient(find_target(url, token, os.environ)) as client:
-            client.request("DELETE", f"/mcp/servers/{name}/sign-in")
+            client.request("DELETE", at("mcp", "servers", name, "sign-in"))
     except HostFault:
         pass  # there is no host, or no sign-in
     said = f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use."

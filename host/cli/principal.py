@@ -40,7 +40,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What people call it.")],
     scope: Scope = None,
     day_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens it may use on a day.")] = None,
-    day_dollars: Annotated[float | None, typer.Option(min=0, help="Dollars it may spend on a day.")] = None,
+    day_dollars: Annotated[
+        float | None, typer.Option(min=0, max=10**9, help="Dollars it may spend on a day.")
+    ] = None,
     workspace_mb: Annotated[int | None, typer.Option(min=1, help="MiB that its files may take.")] = None,
     subject: Annotated[str | None, typer.Option(help="What signed tokens call it (auth.jwt).")] = None,
     terms: Annotated[

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import quote
 
 import anyio
 import typer
@@ -234,5 +233,4 @@ def remove(
 
 
 def _address(conversation: str, path: str | None = None) -> str:
-    below = "" if path is None else f"/{quote(path, errors='surrogateescape')}"
-    return f"{at('chat', conversation, 'files')}{below}"
+    return at("chat", conversation, "files", *([] if path is None else path.split("/")))

@@ -39,7 +39,7 @@ TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 def check(
     most: Annotated[int, typer.Option("--max", min=1, help="Most tasks to run.")] = 1,
     every: Annotated[
-        float | None, typer.Option(min=1, help="Go on for ever, once in so many seconds.")
+        float | None, typer.Option(min=1, max=86400, help="Go on for ever, once in so many seconds.")
     ] = None,
     url: Url = None,
     token: Token = None,

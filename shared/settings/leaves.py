@@ -234,6 +234,12 @@ NEEDS: Final = {
 """Names that have no effect without another."""
 
 
+def variable(environ: Mapping[str, str], name: str) -> str:
+    """Return a variable without the line end of the file that it came from, "" where it is unset or blank."""
+    text = environ.get(name, "").rstrip("\r\n")
+    return text if text.strip() else ""
+
+
 def environment_layer(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[KeyPath, str, Any]]:
     """Yield ``(path, environment name, value)`` for each setting the environment gives.
 
@@ -241,10 +247,10 @@ def environment_layer(environ: Mapping[str, str], faults: list[str]) -> Iterator
     """
     for leaf in leaves():
         for name in leaf.env:
-            text = environ.get(name)
-            if text is None or (not text.strip() and not leaf.empty_counts):
+            text = variable(environ, name)
+            if not text and not (leaf.empty_counts and name in environ):
                 continue
-            if leaf.is_secret:  # a file's line end comes along, and no header carries it
+            if leaf.is_secret:  # no header carries what stands around it
                 text = text.strip()
             try:
                 yield leaf.path, name, _value(leaf, text)

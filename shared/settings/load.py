@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import re
@@ -33,6 +34,7 @@ from shared.settings.leaves import (
     shadowed,
     unexpanded,
     unknown_names,
+    variable,
     without_effect,
 )
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys, type_servers
@@ -57,7 +59,7 @@ def load(
     ``SettingsError`` with all that is wrong, each a sentence that names the place and the key, never a value.
     ``making``: the file that PICOCLAW_CONFIG names may be missing, since it is about to be made.
     """
-    config = ConfigJson(config_path(environ), named=bool(environ.get("PICOCLAW_CONFIG")) and not making)
+    config = ConfigJson(config_path(environ), named=bool(variable(environ, "PICOCLAW_CONFIG")) and not making)
     security = SecurityYml(config.path.parent / NAME)
     given = list(environment_layer(environ, config.faults))
     tree = config.tree
@@ -98,8 +100,8 @@ def home_of(environ: Mapping[str, str]) -> Path:
     ``/root`` is closed to the uid that root's commands get: for root ``/var/lib/picoclaw``, unless the other
     is there.
     """
-    if environ.get("PICOCLAW_HOME"):
-        return _absolute(environ["PICOCLAW_HOME"], environ, Path.cwd())
+    if given := variable(environ, "PICOCLAW_HOME"):
+        return _absolute(given, environ, Path.cwd())
     home = _user_home(environ) / ".picoclaw"
     is_root = os.geteuid() == 0 and home == Path("/root/.picoclaw")
     return ROOTS_HOME if is_root and not os.path.exists(home) else home
@@ -107,10 +109,10 @@ def home_of(environ: Mapping[str, str]) -> Path:
 
 def config_path(environ: Mapping[str, str]) -> Path:
     """Return ``$PICOCLAW_CONFIG``, else ``config.json`` in the home, else (if only it has one) ORG_DIR's."""
-    if given := environ.get("PICOCLAW_CONFIG"):
+    if given := variable(environ, "PICOCLAW_CONFIG"):
         return _absolute(given, environ, Path.cwd())
     folders = [home_of(environ)]
-    if given := environ.get("ORG_DIR"):
+    if given := variable(environ, "ORG_DIR"):
         folders.append(_absolute(given, environ, Path.cwd()))
     there = (
         folder for folder in folders if any(os.path.exists(folder / name) for name in ("config.json", NAME))
@@ -177,6 +179,8 @@ def _user_home(environ: Mapping[str, str]) -> Path:
 
 
 def _validated(tree: Tree, origins: Origins, faults: list[str]) -> Settings:
+    if beyond := [f"{origins.place(keys)} is {BEYOND}" for keys in _beyond(tree, ())]:
+        raise SettingsError(*faults, *beyond)
     try:
         return Settings.model_validate_json(jsons.dump_bytes(tree), strict=True)
     except ValidationError as error:
@@ -190,17 +194,15 @@ def _validated(tree: Tree, origins: Origins, faults: list[str]) -> Settings:
                 others = Settings.model_validate_json(jsons.dump_bytes(rest), strict=True)
                 faults += _unusable(others, origins)
         raise SettingsError(*faults) from None
-    except TypeError:  # an integer of more than 64 bits, or text that UTF-8 cannot hold
-        named = [f"{origins.place(keys)} is {BEYOND}" for keys in _beyond(tree, ())]
-        raise SettingsError(*faults, *(named or [f"The settings hold {BEYOND}"])) from None
 
 
 def _beyond(node: Any, keys: Keys) -> Iterator[Keys]:
-    """Yield where a value stands that no program could send on."""
+    """Yield where a value stands that JSON has no room for: NaN, infinity, over 64 bits, half characters."""
     inside: list[tuple[str | int, Any]] = []
     if isinstance(node, dict | list):
         inside = list(node.items() if isinstance(node, dict) else enumerate(node))
-    if not all(map(jsons.fits, [step for step, _ in inside] if inside else [node])):
+    endless = isinstance(node, float) and not math.isfinite(node)
+    if endless or not all(map(jsons.fits, [step for step, _ in inside] if inside else [node])):
         yield keys
         return
     for step, child in inside:

@@ -37,3 +37,24 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
         assert "data" in files("rm", "data").stderr
         assert files("rm", "-r", "data").returncode == 0
         assert json.loads(files("ls", "data", "--json").stdout) == []
+
+
+def test_a_path_out_of_a_workspace_names_nothing_else_of_the_host(tmp_path: Path) -> None:
+    with (
+        running_model() as model,
+        running_host(tmp_path / "host", model.url) as host,
+        host.client() as client,
+    ):
+        conversation = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+        extra = {"API_TOKEN": TOKEN, "PICOCLAW_URL": host.url}
+        for words in (
+            ["files", "rm", f"../../{conversation}"],
+            ["files", "rm", f"./../../{conversation}"],
+            ["files", "ls", "--conversation", ".."],
+            ["principal", "show", ".."],
+            ["mcp", "logout", f"../../chat/{conversation}"],
+        ):
+            assert picoclaw(tmp_path, *words, **extra).returncode != 0
+        refused = picoclaw(tmp_path, "files", "rm", f"../../{conversation}", **extra)
+        assert "must not contain . or .." in refused.stderr
+        assert client.get(f"/chat/{conversation}").status_code == 200

@@ -112,6 +112,8 @@ def test_other_words_for_a_truth_stop_the_start(tmp_path: Path, word: str) -> No
         ("PICOCLAW_AUTH_JWT_JWKS_URL", "https://issuer/a b", "must be an http or https address"),
         ("PICOCLAW_CHANNELS_TELEGRAM_WEBHOOK_URL", "http://:80", "must be an http or https address"),
         ("PICOCLAW_MODEL_LIST", "[{", "must be JSON"),
+        ("PICOCLAW_BUDGETS_DAY_DOLLARS", "nan", "is a number or a text beyond all use"),
+        ("PICOCLAW_BUDGETS_RUN_DOLLARS", "1e400", "is a number or a text beyond all use"),
         ("STORE_DIR", "$HOME/store", "has $HOME in it, which stays as it is here: write the path itself"),
         ("MEMORY_DIR", "/srv/${USER}", "has ${USER} in it, which stays as it is here: write the path itself"),
         ("LOCAL_DB_PATH", '"/srv/a.db"', 'has " in it, which stays as it is here: write the path itself'),
@@ -335,6 +337,27 @@ def test_a_secret_comes_without_the_line_end_of_its_file_and_one_that_no_header_
     assert settings.api_token.get_secret_value() == "0123456789abcdef"
     (said,) = settings.warnings
     assert said.startswith("api_token_previous holds a blank")
+
+
+def test_a_variable_comes_without_the_line_end_of_the_file_it_came_from(tmp_path: Path) -> None:
+    home, config = tmp_path / "home", tmp_path / "other.json"
+    config.write_text("{}")
+    settings = load(
+        {
+            "PICOCLAW_HOME": f"{home}\r",
+            "PICOCLAW_CONFIG": f"{config}\r",
+            "STORE_DIR": f"{tmp_path}/store\r\n",
+            "CLAUDE_MODEL": "a-model\r",
+        }
+    )
+    assert (settings.home, settings.store_dir) == (home, tmp_path / "store")
+    assert (settings.config_path, settings.model.model) == (config, "a-model")
+
+
+def test_a_limit_that_is_no_number_is_not_taken_for_none(tmp_path: Path) -> None:
+    for endless in (".nan", ".inf", "1e400"):
+        (tmp_path / ".security.yml").write_text(f"budgets: {{day: {{dollars: {endless}}}}}\n")
+        assert "line 1: budgets.day.dollars is a number" in fault_in(tmp_path)
 
 
 def test_a_key_that_stands_twice_is_said_with_its_place(tmp_path: Path) -> None:
