@@ -7,6 +7,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -170,7 +171,11 @@ def export(
     """
     found = client.request("GET", at("principals", principal))
     try:
-        with open(file, "xb", opener=_private) as target, tarfile.open(fileobj=target, mode="w:gz") as tar:
+        with (
+            open(file, "xb", opener=_private) as target,
+            _gone_unless_whole(file),
+            tarfile.open(fileobj=target, mode="w:gz") as tar,
+        ):
             _add(tar, "principal.json", found)
             for kind, items in _rows(client, principal):
                 _add(tar, f"{kind}.json", items)
@@ -181,6 +186,15 @@ def export(
     return Told({"principal_id": principal, "file": str(file)}, f"Wrote {shown(str(file))}.")
 
 
+@contextmanager
+def _gone_unless_whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.unlink()
+        raise
+
+
 def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     whose = {"principal_id": principal}
     conversations = list(client.pages("/chat", "conversations", **whose, include_temporary="true"))
@@ -188,8 +202,9 @@ def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[s
     for each in conversations:
         path = at("chat", each["conversation_id"], "messages")
         yield f"messages/{each['conversation_id']}", list(client.pages(path, "messages"))
-    for kind in ("tasks", "runs", "approvals", "usage", "audit"):
+    for kind in ("tasks", "runs", "approvals", "webhooks", "usage", "audit"):
         yield kind, list(client.pages(f"/{kind}", kind, **whose))
+    yield "tokens", list(client.pages(at("principals", principal, "tokens"), "tokens"))
 
 
 def _add(tar: tarfile.TarFile, name: str, value: Any) -> None:

@@ -19,7 +19,7 @@ import anyio
 import typer
 
 from host.cli.client import HostClient, Json, asking, at, host_settings
-from host.cli.terminal import Told, fail, judged, listing, local_time, shown, tell
+from host.cli.terminal import Told, fail, judged, listing, local_time, shown, tell, whole
 from host.ports import Workspace
 
 if TYPE_CHECKING:
@@ -189,15 +189,11 @@ def get(
         raise typer.Exit
     target = local or Path(path).name
     target = Path(target, Path(path).name) if Path(target).is_dir() else Path(target)
-    part = target.with_name(f"{target.name}.part")
     try:
-        with part.open("wb") as file:
+        with whole(target) as part, part.open("xb") as file:
             file.writelines(pieces)
-        part.replace(target)
     except OSError as error:
         fail(f"{target} can't be written: {error.strerror}")
-    finally:
-        part.unlink(missing_ok=True)
     return Told({"path": path, "file": str(target)}, f"Wrote {shown(str(target))}.")
 
 

@@ -18,7 +18,7 @@ import anyio
 import typer
 
 from host.cli.client import Json, host_settings
-from host.cli.terminal import err, named, out, print_json, shown, tell
+from host.cli.terminal import err, named, out, print_json, shown, tell, whole
 from shared import jsons
 from shared.errors import StoreError, StoreRefused
 from shared.store.volume import operator
@@ -261,13 +261,9 @@ def dump(url: str, target: Path) -> int:
     """Write a whole dump to a new file, for ``pg_restore``; returns its size in bytes. Raises StoreError."""
     if target.exists():
         raise StoreError(f"{target} exists already: choose a new name")
-    part = target.with_name(f"{target.name}.tmp")
-    try:
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    with whole(target) as part:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         _dump(url, part, refuse_to="backup")
-        part.rename(target)
-    finally:
-        part.unlink(missing_ok=True)
     return target.stat().st_size
 
 

@@ -3,8 +3,10 @@
 Then it is sentences on standard error, and a code of docs/cli.md.
 """
 
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
@@ -41,6 +43,17 @@ def named(path: Path) -> Path:
     if str(path) == "-":
         raise typer.BadParameter("it has to be a new file, which standard output isn't: give a name")
     return path
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Give a name to write to, at which nobody has anything; it is at ``target`` afterwards, or nowhere."""
+    part = target.with_name(f".picoclaw-{os.urandom(8).hex()}")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def safe(text: str) -> str:

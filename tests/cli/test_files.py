@@ -34,6 +34,13 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
         missing = files("get", "data/none", str(tmp_path / "none"))
         assert (missing.returncode != 0, "data/none" in missing.stderr) == (True, True)
         assert not list(tmp_path.glob("none*"))
+        (tmp_path / "text.part").write_text("mine")
+        assert files("get", "data/text", str(tmp_path / "text")).returncode == 0
+        assert (tmp_path / "text.part").read_text() == "mine"
+        longest = "x" * 255
+        (tmp_path / longest).write_text("long")
+        assert files("put", str(tmp_path / longest)).returncode == 0
+        assert files("get", longest, str(tmp_path)).returncode == 0
         assert "data" in files("rm", "data").stderr
         assert files("rm", "-r", "data").returncode == 0
         assert json.loads(files("ls", "data", "--json").stdout) == []

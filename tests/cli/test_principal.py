@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,46 @@ def test_what_is_exported_is_all_that_a_principal_has(
     with tarfile.open(file) as archive:
         names = archive.getnames()
         texts = "".join(archive.extractfile(each).read().decode() for each in archive if each.isfile())  # type: ignore[union-attr]
-    kinds = ("principal", "conversations", "tasks", "runs", "approvals", "usage", "audit")
+    kinds = (
+        "principal",
+        "conversations",
+        "tasks",
+        "runs",
+        "approvals",
+        "webhooks",
+        "usage",
+        "audit",
+        "tokens",
+    )
     assert {"files/plums.txt", *(f"{kind}.json" for kind in kinds)} <= {*names}
     assert "plums" in texts
     assert "pears" not in texts
     assert principal("export", ann, "-").returncode == 2
     again = principal("export", ann, str(file))
     assert (again.returncode, "File exists" in again.stderr) == (1, True)
+
+
+class DiesSoon(BaseHTTPRequestHandler):
+    """A host that tells of the principal and is gone before it has told the rest."""
+
+    def do_GET(self) -> None:
+        told = self.path.startswith("/principals/")
+        self.send_response(200 if told else 503)
+        self.end_headers()
+        self.wfile.write(b'{"id": "prin-ann"}' if told else b"")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_export_that_breaks_off_leaves_no_archive(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), DiesSoon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        extra = {"API_TOKEN": TOKEN, "PICOCLAW_URL": f"http://127.0.0.1:{server.server_port}"}
+        broken = picoclaw(tmp_path, "principal", "export", "prin-ann", str(tmp_path / "ann.tar.gz"), **extra)
+        server.shutdown()
+    assert broken.returncode == 1
+    assert not (tmp_path / "ann.tar.gz").exists()
 
 
 def test_a_deletion_is_proved_place_by_place(host: HostProcess, principal: Any) -> None:
