@@ -98,11 +98,11 @@ def needs_namespaces(config: Config) -> bool:
     return config.namespaces and (config.covers or not config.landlock_abi)
 
 
-def answer(request: Frame, roots: Roots, processor_s: float = reading.PROCESSOR_S) -> Frame:
+def answer(request: Frame, roots: Roots, processor_s: float | None = None) -> Frame:
     """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
     tool, arguments = request["tool"], request["arguments"]
     path = arguments.get("path") or "."
-    reading.start_clock(processor_s)
+    reading.start_clock(processor_s or reading.PROCESSOR_S)
     try:
         with roots:
             try:
