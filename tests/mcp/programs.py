@@ -62,10 +62,14 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _install(folder: Path, lock: Path) -> None:
-    """uv is many times as fast, where it is there."""
-    uv, python = shutil.which("uv"), str(folder / "bin" / "python")
-    made = [uv, "venv", "--quiet", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
-    installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    """uv is many times as fast, where it is there; else our own pip installs."""
+    python = str(folder / "bin" / "python")
+    if uv := shutil.which("uv"):
+        made = [uv, "venv", "--quiet", "--python", sys.executable]
+        installer = [uv, "pip", "install", "--python", python]
+    else:
+        made = [sys.executable, "-m", "venv", "--without-pip"]
+        installer = [sys.executable, "-m", "pip", "--python", python, "install", "--no-compile"]
     for command in (
         [*made, str(folder)],
         [*installer, "--quiet", "--require-hashes", "-r", str(lock)],
@@ -75,9 +79,11 @@ def _install(folder: Path, lock: Path) -> None:
 
 async def run(*command: str, env: dict[str, str] | None = None, cwd: Path = NODE_PACKAGES) -> Any:
     """Run a program to its end and return the JSON it printed; raises CalledProcessError."""
+    compiled = {"NODE_COMPILE_CACHE": str(NODE_PACKAGES / "node_modules" / ".compiled")}
+    told = {**os.environ, **compiled, **(env or {})}
     with anyio.fail_after(300):
         try:
-            finished = await anyio.run_process(command, cwd=cwd, env={**os.environ, **(env or {})})
+            finished = await anyio.run_process(command, cwd=cwd, env=told)
         except subprocess.CalledProcessError as error:
             sys.stderr.write(f"{error.stdout.decode()}\n{error.stderr.decode()}\n")
             raise
