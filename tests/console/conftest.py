@@ -80,11 +80,21 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="package")
-def browser(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[Browser]:
+def browsers(playwright: Playwright) -> Iterator[dict[str, Browser]]:
+    """Those that were launched: they stay, because Firefox starts for seconds."""
+    launched: dict[str, Browser] = {}
+    yield launched
+    for browser in launched.values():
+        browser.close()
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest, playwright: Playwright, browsers: dict[str, Browser]) -> Browser:
     """Chromium, or what a test names as its parameter."""
-    browser = LAUNCH[getattr(request, "param", "chromium")](playwright)
-    yield browser
-    browser.close()
+    name = getattr(request, "param", "chromium")
+    if name not in browsers:
+        browsers[name] = LAUNCH[name](playwright)
+    return browsers[name]
 
 
 def chromium(playwright: Playwright) -> Browser:
@@ -107,7 +117,7 @@ def firefox(playwright: Playwright) -> Browser:
 
 LAUNCH: Final = {"chromium": chromium, "firefox": firefox}
 in_both = pytest.mark.parametrize("browser", LAUNCH, indirect=True)
-"""A test with this runs in each browser."""
+"""For what browsers may do differently; a test takes three times as long in Firefox."""
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Page, Request, Route, expect
@@ -199,16 +198,11 @@ def test_a_failed_run_says_why(make_page: MakePage) -> None:
     ended(page)
 
 
-def scripted(model: ModelProcess, *steps: dict[str, Any]) -> None:
-    httpx2.post(f"{model.url}/_script", json=list(steps), trust_env=False).raise_for_status()
-
-
-@in_both
 def test_an_error_stays_in_sight_after_a_reload_and_is_tried_again(
     make_page: MakePage, model: ModelProcess, host: HostProcess
 ) -> None:
     page = make_page()
-    scripted(model, {"status": 400, "message": "no such luck"})
+    model.script({"status": 400, "message": "no such luck"})
     say(page, "please work")
     expect(answer(page).get_by_role("alert")).to_contain_text("no such luck")
     page.reload()
@@ -229,14 +223,14 @@ def test_a_run_that_failed_goes_on_without_a_new_message(
     make_page: MakePage, model: ModelProcess, host: HostProcess
 ) -> None:
     page = make_page()
-    scripted(model, {"status": 403, "message": "no such luck"})
+    model.script({"status": 403, "message": "no such luck"})
     say(page, "please go on")
     answer(page).get_by_role("button", name="Go on").click()
     expect(answer(page)).to_contain_text("echo: please go on")
     ended(page)
     expect(page.locator(".turn.person")).to_have_count(1)
     expect(page.get_by_role("button", name="Go on")).to_have_count(0)
-    scripted(model, {"text": "I can't.", "stop_reason": "refusal"})
+    model.script({"text": "I can't.", "stop_reason": "refusal"})
     say(page, "refuse this")
     expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
     expect(page.get_by_role("button", name="Go on")).to_have_count(0)
@@ -367,7 +361,6 @@ def test_an_older_error_stays_where_it_was_and_is_not_offered_again(
     expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
-@in_both
 def test_a_stop_stays_in_sight_after_a_reload(make_page: MakePage) -> None:
     page = make_page()
     say(page, directive("stop me", **SLOW))
@@ -394,7 +387,6 @@ def test_a_crash_stays_in_sight_and_is_told_in_words(make_page: MakePage, make_h
     expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
 
 
-@in_both
 def test_the_last_message_is_edited_and_said_again(make_page: MakePage) -> None:
     page = make_page()
     say(page, "one")
@@ -416,7 +408,6 @@ def test_the_last_message_is_edited_and_said_again(make_page: MakePage) -> None:
     expect(page.locator(".bubble")).to_have_text(["one", "two"])
 
 
-@in_both
 def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage) -> None:
     page = make_page()
     say(page, directive("slow one", **SLOW))
@@ -435,7 +426,6 @@ def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage) -> None:
     expect(waiting).to_have_count(0)
 
 
-@in_both
 def test_a_model_is_picked_for_what_is_said_next(make_page: MakePage, model: ModelProcess) -> None:
     page = make_page()
     picker = page.get_by_label("Model")
@@ -493,7 +483,6 @@ def test_what_was_being_written_is_there_again_after_an_edit(make_page: MakePage
     expect(field).to_have_value("a draft")
 
 
-@in_both
 def test_a_run_that_goes_on_is_joined_when_its_conversation_is_opened(
     make_page: MakePage, host: HostProcess
 ) -> None:
@@ -558,7 +547,6 @@ def test_a_pause_that_is_over_stands_before_the_answer(make_page: MakePage, make
     expect(page.get_by_role("button", name="Go on")).to_have_count(0)
 
 
-@in_both
 def test_a_conversation_is_renamed_and_found(make_page: MakePage, host: HostProcess) -> None:
     page = make_page()
     say(page, "where shall we go")
@@ -791,7 +779,6 @@ def workspace(host: HostProcess) -> Path:
     return Path(host.environment["MEMORY_DIR"])
 
 
-@in_both
 def test_the_memory_is_read_and_rewritten(make_page: MakePage, make_host: MakeHost) -> None:
     host = make_host().start()
     page = make_page("#/memory", url=host.url)

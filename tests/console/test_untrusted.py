@@ -7,13 +7,11 @@ from threading import Thread
 from typing import Any
 
 import anyio
-import httpx2
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
 from shared.store.sql.lifetimes import Retention
-from tests.console.conftest import WAIT_MS, MakeHost, MakePage, in_both
+from tests.console.conftest import MakeHost, MakePage, in_both
 from tests.console.vectors import VECTORS
 from tests.running import HostProcess, ModelProcess, directive
 
@@ -222,25 +220,23 @@ def test_no_text_keeps_the_page_busy(make_page: MakePage) -> None:
 def test_a_message_of_tens_of_thousands_of_marks_is_shown_by_pages(
     make_page: MakePage, host: HostProcess, model: ModelProcess
 ) -> None:
-    text = "".join(f"**word{n}** " for n in range(33_000))
-    httpx2.post(f"{model.url}/_script", json=[{"text": text}], trust_env=False).raise_for_status()
+    text = "".join(f"**word{n}** " for n in range(8_250))
+    model.script({"text": text})
     with host.client() as client:
         made = client.post("/chat", json={"message": "much"}).json()
         assert made["result"].strip() == text.strip()
     page = make_page(f"#/c/{made['conversation_id']}")
-    page.set_default_timeout(6 * WAIT_MS)  # without a graphics card each page of it is laid out for seconds
     expect(page.locator(".turn")).to_have_count(2)
     nodes = "document.querySelectorAll('.turn strong').length"
     more = page.get_by_role("article", name="Agent").get_by_role("button", name="Show more")
     first = page.evaluate(nodes)
-    assert 1_000 < first < 10_000
+    assert 1_000 < first < 3_000
     more.click()
-    assert first < page.evaluate(nodes) < 20_000
-    for _ in range(20):
-        if more.count():
-            more.click()
-    assert page.evaluate(nodes) == 33_000
-    expect(page.get_by_text("word32999", exact=True)).to_have_count(1)
+    assert first < page.evaluate(nodes) < 6_000
+    for _ in range(2):
+        more.click()
+    assert page.evaluate(nodes) == 8_250
+    expect(more).to_have_count(0)
 
 
 MARKDOWN = [
@@ -327,18 +323,19 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("source", CELLS)
-def test_a_table_has_all_its_cells(make_page: MakePage, source: str) -> None:
+def test_a_table_has_all_its_cells(make_page: MakePage) -> None:
     page = make_page(signed_in=False)
     made = page.evaluate(
-        """async (text) => {
+        """async (texts) => {
           const { markdown } = await import(new URL("console/markdown.js", location));
-          const rows = [...markdown(text).querySelectorAll("tr")];
-          return rows.map((row) => [...row.cells].map((cell) => cell.textContent));
+          return texts.map((text) => {
+            const rows = [...markdown(text).querySelectorAll("tr")];
+            return rows.map((row) => [...row.cells].map((cell) => cell.textContent));
+          });
         }""",
-        source,
+        list(CELLS),
     )
-    assert made == CELLS[source]
+    assert dict(zip(CELLS, made, strict=True)) == CELLS
 
 
 def test_code_keeps_its_text_in_every_language_and_is_coloured(make_page: MakePage) -> None:

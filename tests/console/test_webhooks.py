@@ -7,11 +7,10 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.console.conftest import MakeHost, MakePage, in_both
+from tests.console.conftest import MakeHost, MakePage
 from tests.fakes.receiver import receiving
 
 
-@in_both
 def test_a_webhook_is_tested_replayed_and_switched_off_and_on(
     make_page: MakePage, make_host: MakeHost, tmp_path: Path
 ) -> None:
