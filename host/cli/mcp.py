@@ -16,8 +16,7 @@ from rich.text import Text
 from host.cli.client import HostClient, Json, Token, Url, asking, at, find_target, host, surroundings
 from host.cli.secrets import SecretFile, write_privately
 from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell
-from host.mcp_clients.server_config import NAME as SERVER_NAME
-from host.mcp_clients.server_config import RESERVED
+from host.mcp_clients.server_config import parse_servers
 from shared import jsons
 from shared.secrets import read_regular
 from shared.settings import SettingsError
@@ -168,9 +167,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Add a server to config.json; values of headers and variables go to .security.yml."""
-    if not SERVER_NAME.fullmatch(name) or name.lower() == RESERVED:
-        fail(f"NAME takes 1 to 32 of A-Z, a-z, 0-9, _ and -, and not {RESERVED}.", 2)
-    secrets = _pairs(header, ":", "headers", "--header") | _pairs(env, "=", "env", "--env")
+    headers, variables = _pairs(header, ":", "--header"), _pairs(env, "=", "--env")
     if transport == "stdio":
         if target[0].startswith(("http://", "https://")):
             fail("An address needs --transport http (or sse).", 2)
@@ -179,6 +176,10 @@ def add(
         if len(target) != 1 or not target[0].startswith(("http://", "https://")):
             fail(f"--transport {transport} takes one address that begins with http:// or https://.", 2)
         entry = {"type": transport, "url": target[0]}
+    secrets = {part: pairs for part, pairs in (("headers", headers), ("env", variables)) if pairs}
+    # What is expanded when the host starts can't be judged here.
+    open_url = {"url": "https://expanded"} if "${" in entry.get("url", "") else {}
+    parse_servers({name: {**entry, **open_url, **secrets}}, stdio_allowed=True, label="tools.mcp.servers")
     if client_id:
         entry["client_id"] = client_id
     path, tree, servers = _config()
@@ -186,8 +187,9 @@ def add(
         fail(f"There is a server {name} already: `picoclaw mcp remove {name}` removes it.")
     servers[name] = entry
     file = _secret_file(path)
-    for key, value in secrets.items():
-        file.set(f"tools.mcp.servers.{name}.{key}", value, add=False)
+    for part, pairs in secrets.items():
+        for key, value in pairs.items():
+            file.set(f"tools.mcp.servers.{name}.{part}.{key}", value, add=False)
     if secrets:
         file.save()
     write_privately(path, jsons.dumps(tree, indented=True) + "\n")
@@ -214,13 +216,13 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
     tell({"name": name, "config": str(path), "restart": True}, said, json=json)
 
 
-def _pairs(given: list[str] | None, mark: str, part: str, option: str) -> dict[str, str]:
+def _pairs(given: list[str] | None, mark: str, option: str) -> dict[str, str]:
     pairs = {}
     for text in given or ():
         key, found, value = text.partition(mark)
         if not found or not key.strip() or "." in key:
             fail(f"{option} takes a name, {mark!r} and a value.", 2)
-        pairs[f"{part}.{key.strip()}"] = value.strip()
+        pairs[key.strip()] = value.strip()
     return pairs
 
 

@@ -215,11 +215,15 @@ class SecretFile:
         text = StringIO()
         text.write(self._heading)
         self._yaml.dump(self._tree, text)
-        write_privately(self.path.resolve(), text.getvalue())
+        write_privately(self.path, text.getvalue())
 
 
 def write_privately(path: Path, text: str) -> None:
-    """Replace a file's content in one step, mode 0600; an owner that it had stays if this may set it."""
+    """Replace a file's content in one step, mode 0600; an owner that it had stays if this may set it.
+
+    Where the path is a link, the file that it leads to is meant.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

@@ -48,13 +48,28 @@ def test_servers_are_added_and_removed_and_their_secrets_lie_apart(tmp_path: Pat
     assert "There is no server wiki" in picoclaw(tmp_path, "mcp", "remove", "wiki").stderr
 
 
+def test_a_config_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "kept.json").write_text('{"version": 3}')
+    (tmp_path / "config.json").symlink_to("kept.json")
+    web = ("mcp", "add", "--transport", "http", "wiki", "https://${WIKI}:${PORT}/mcp")
+    assert picoclaw(tmp_path, *web).returncode == 0
+    assert (tmp_path / "config.json").readlink() == Path("kept.json")
+    assert list(servers_of(tmp_path)) == ["wiki"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (("wiki", "https://wiki.example/mcp"), "--transport http"),
         (("-t", "http", "wiki", "wiki.example"), "begins with http"),
-        (("picoclaw", "x"), "NAME takes"),
-        (("Ä", "x"), "NAME takes"),
+        (("picoclaw", "x"), "this name is the built-in server's"),
+        (("Ä", "x"), "a name takes"),
+        (("-t", "http", "wiki", "https://wiki.example/a b"), "must be an http or https address"),
+        (("-t", "http", "wiki", "https://me:secret@wiki.example"), "must not contain credentials"),
+        (("-t", "http", "-H", "Bad Name: x", "wiki", "https://wiki.example"), "is not a header"),
+        (("-t", "http", "-e", "A=b", "wiki", "https://wiki.example"), "env: is not a field of a server"),
+        (("-H", "A: b", "files", "--", "x"), "headers: is not a field of a server"),
+        (("files", "--", ""), "command:"),
         (("-t", "http", "-H", "no", "wiki", "https://wiki.example/mcp"), "--header takes"),
         (("-e", "no", "files", "--", "x"), "--env takes"),
     ],
