@@ -191,7 +191,7 @@ class Sandbox:
 
     async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
         """Look into an open file, which stays open; see the port and ``view.py``."""
-        name = f"{VIEWER} {next(self._ids)}"
+        name = f"{VIEWER} {kind} {next(self._ids)}"
         async with self._viewers:
             try:
                 workspace, wanted = Workspace(name, self.root), {"kind": kind, **asked}
@@ -204,7 +204,8 @@ class Sandbox:
         if workspace is self._surveyor:
             op = "surveyor"
         elif workspace.conversation.startswith(VIEWER):
-            op, fields = "viewer", {"program": str(PROGRAM), "packages": _places(PACKAGES)}
+            kind = workspace.conversation.split()[1]
+            op, fields = "viewer", {"program": str(PROGRAM), "kind": kind, "packages": _places(PACKAGES)}
         await self.request(op, workspace, fields, descriptors=descriptors)
 
     async def request(

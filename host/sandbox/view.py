@@ -14,14 +14,8 @@ import warnings
 from importlib import import_module
 from typing import Any, Final
 
-import PIL.GifImagePlugin
-import PIL.Image
-import PIL.ImageOps
-import PIL.JpegImagePlugin
-import PIL.PngImagePlugin
-import PIL.WebPImagePlugin
-import pypdf
-
+KIND: Final[str] = globals()["KIND"]
+"""Of what it will be asked; whoever runs this sets it. Each kind's libraries are loaded for it alone."""
 MOST_PIXELS: Final = 100_000_000
 SIDES: Final = (1568, 1024, 640)
 """Pixels of the longer side: the API makes larger ones smaller itself; then less and less."""
@@ -29,15 +23,26 @@ LARGEST_PAGE: Final = 200_000
 """Characters of a page's text."""
 
 # A confined process can load nothing.
-for _module in pkgutil.walk_packages(pypdf.__path__, "pypdf."):
-    with contextlib.suppress(ImportError):  # some need what isn't here
-        import_module(_module.name)
+if KIND == "picture":
+    import PIL.GifImagePlugin
+    import PIL.Image
+    import PIL.ImageOps
+    import PIL.JpegImagePlugin
+    import PIL.PngImagePlugin
+    import PIL.WebPImagePlugin
+
+    PIL.Image.preinit()
+    PIL.Image.MAX_IMAGE_PIXELS = None
+else:
+    import pypdf
+
+    for _module in pkgutil.walk_packages(pypdf.__path__, "pypdf."):
+        with contextlib.suppress(ImportError):  # some need what isn't here
+            import_module(_module.name)
 for _name in ("utf-8", "utf-16", "utf-16-be", "utf-16-le", "latin-1", "cp1252", "ascii", "mac-roman"):
     codecs.lookup(_name)
 logging.disable()  # nobody reads it
 warnings.simplefilter("ignore")
-PIL.Image.preinit()
-PIL.Image.MAX_IMAGE_PIXELS = None
 
 
 def view(descriptor: int, kind: str, **asked: Any) -> dict[str, Any]:

@@ -148,9 +148,9 @@ class Supervisor:
 
     def _on_viewer(self, frame: Frame) -> None:
         """Start what looks into one file."""
-        program, packages = frame["program"], frame["packages"]
+        program = (frame["program"], frame["kind"], frame["packages"])
         self._start_worker(
-            frame, lambda channel, host: files.serve_viewer(channel, host, self._config, program, packages)
+            frame, lambda channel, host: files.serve_viewer(channel, host, self._config, *program)
         )
 
     def _start_worker(

@@ -127,15 +127,17 @@ _KILLED_AFTER_S: Final = 2
 """How much later the kernel ends what doesn't come back from a library (getrlimit(2))."""
 
 
-def serve_viewer(channel: Channel, host: Channel, config: Config, program: str, packages: list[str]) -> None:
+def serve_viewer(
+    channel: Channel, host: Channel, config: Config, program: str, kind: str, packages: list[str]
+) -> None:
     """Load ``view`` from the host's ``program``, confine this process, then answer as ``serve`` does.
 
     It reaches what it is handed and nothing else: no path, no network, no other process. All that it will
-    need is imported before, so it works whoever may read the place where the libraries are.
+    need for a ``kind`` is imported before, so it works whoever may read the place where the libraries are.
     """
     privileges.no_new_privileges()
     sys.path.extend(packages)
-    view = runpy.run_path(program)["view"]
+    view = runpy.run_path(program, {"KIND": kind})["view"]
     confine.confine_viewer(config, VIEWER_MEMORY)
     privileges.limit(resource.RLIMIT_CPU, int(sum(os.times()[:2]) + VIEWER_S) + _KILLED_AFTER_S)
 
