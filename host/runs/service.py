@@ -198,6 +198,8 @@ class RunService:
                 return run.lease.run_id
         asked = await self._store.runs.ask_cancel(conversation_id, run_id)
         asked = asked or await self._store.approvals.drop(conversation_id, now_ms(), run_id)
+        # What waited may have begun to go on meanwhile, here or elsewhere.
+        asked = asked or await self._store.runs.ask_cancel(conversation_id, run_id)
         if asked is not None:
             return asked
         what = f"Conversation {conversation_id}" if run_id is None else f"Run {run_id}"

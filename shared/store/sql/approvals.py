@@ -191,10 +191,14 @@ class Approvals(Noun):
 
     @writes()
     async def drop(self, tx: Tx, conversation_id: str, now: int, run_id: str | None = None) -> str | None:
-        """Cancel a run that waits (if it is this one); returns its id, None where none waits."""
+        """Cancel a run that waits (if it is this one); returns its id, None where none waits.
+
+        A step that a run is at is that run's.
+        """
         await tx.fetchrow(steps.LOCK, conversation_id)
-        last = await tx.fetchval(f"SELECT {steps.LAST_RUN}", conversation_id)
-        if run_id not in (None, last):
+        waits = f"""SELECT 1 FROM runs
+            WHERE id = {steps.LAST_RUN} AND state <> 'running' AND coalesce($2, id) = id"""
+        if await tx.fetchval(waits, conversation_id, run_id) is None:
             return None
         if not await steps.settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
             return None

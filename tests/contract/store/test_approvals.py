@@ -328,3 +328,17 @@ async def test_what_waits_is_counted_for_people_and_for_hosts(store: Store) -> N
     assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 9)
     await goes_on(store)
     assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 0)
+
+
+async def test_a_step_that_a_run_is_at_is_not_cancelled_beside_it(store: Store) -> None:
+    request = a_request()
+    await paused(store, request)
+    await decide(store, request)
+    lease = await goes_on(store)
+    assert await store.approvals.drop("c", T0) is None
+    assert await status(store, request) is ApprovalStatus.ALLOWED
+    assert await told(store) == []
+    run = await store.runs.get("c", lease.run_id)
+    assert run is not None
+    assert run.state is RunState.RUNNING
+    assert await store.runs.ask_cancel("c") == lease.run_id
