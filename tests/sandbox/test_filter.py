@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -123,7 +122,7 @@ def test_no_socket_is_made_without_the_network(family: int) -> None:
 
 
 def test_with_the_network_only_internet_sockets_are_made() -> None:
-    program = seccomp.without_notifications(replace(PLAIN, sockets=seccomp.Sockets.NETWORK))
+    program = seccomp.without_notifications(PLAIN._replace(sockets=seccomp.Sockets.NETWORK))
     for family in (socket.AF_INET, socket.AF_INET6):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM | socket.SOCK_CLOEXEC):
             assert confined(program, call("socket", family, kind, 0)) in (None, errno.EAFNOSUPPORT)

@@ -12,8 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 MAX_FRAME: Final = 32 << 20  # bytes; a written file of 16 MiB fits escaped
 _HEADER: Final = struct.Struct(">I")
@@ -187,8 +186,7 @@ HOME: Final = "home"  # in the private directory
 STREAMS: Final = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """The policy of the host and the identity that commands run under. Sizes in bytes.
 
     ``counted``, ``readable``, ``most_bytes``: see ``host.ports.Allowance``; empty for the operator's.
@@ -248,13 +246,12 @@ class Config:
     @classmethod
     def from_frame(cls, frame: dict[str, Any], **decided: Any) -> Config:
         """Build it from the host's frame and what the supervisor found out itself."""
-        fields = {name: frame[name] for name in cls.__slots__ if name in frame}
+        fields = {name: frame[name] for name in cls._fields if name in frame}
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
         return cls(**{**fields, **lists, **decided})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where one conversation works: the workspace and a private directory for HOME and TMPDIR.
 
     ``words``: names in the workspace that it may read and not change, as what they say is obeyed.

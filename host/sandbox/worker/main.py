@@ -6,9 +6,9 @@ relatively.
 """
 
 import importlib
+import os
 import sys
 import types
-from pathlib import Path
 
 PACKAGE = "picoclaw_sandbox"
 
@@ -16,7 +16,7 @@ PACKAGE = "picoclaw_sandbox"
 def main() -> None:
     """Run the supervisor on the inherited descriptor until the host closes it."""
     package = types.ModuleType(PACKAGE)
-    package.__path__ = [str(Path(__file__).resolve().parent)]
+    package.__path__ = [os.path.dirname(os.path.realpath(__file__))]
     sys.modules[PACKAGE] = package
     importlib.import_module(f"{PACKAGE}.supervisor").serve(int(sys.argv[1]))
 

@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from .confine import confine, namespaces, privileges, workspaces
@@ -79,7 +78,7 @@ class Supervisor:
         report = self._self_test()
         if self._config.namespaces and report["level"] < confine.LEVEL_OF_NAMESPACES:
             reason = reapers.why(report)
-            self._config = replace(self._config, namespaces=False)
+            self._config = self._config._replace(namespaces=False)
             report = self._self_test()
         if reason:
             report["missing"].append(f"namespaces ({reason})")
@@ -194,7 +193,7 @@ class Supervisor:
             # Names are made by the reaper for who may not change all: it is to be stopped if it adds much.
             if place.words and used > config.most_bytes + quota.GRACE:
                 raise OSError(quota.sentence(used, config.most_bytes))
-            config = replace(config, is_full=not place.words)
+            config = config._replace(is_full=not place.words)
         child = self._reapers.take(frame["conversation"], place, config)
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary, "words": place.words}
@@ -241,9 +240,9 @@ class Supervisor:
         """Return what a conversation may do, and where it works."""
         config = reapers.for_principal(self._config, frame["allowance"])
         if config.counted:
-            config = replace(config, page=self._page(config.counted[0]))
+            config = config._replace(page=self._page(config.counted[0]))
         if config.most_bytes:
-            config = replace(config, counted=(*config.counted, self._places.shared(config.counted[0])))
+            config = config._replace(counted=(*config.counted, self._places.shared(config.counted[0])))
         place = self._places.of(frame["conversation"], frame["workspace"], frame["words"], config)
         return config, place
 

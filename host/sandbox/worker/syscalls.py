@@ -7,20 +7,19 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import AnyStr, Final, TypeVar
 
 Value = TypeVar("Value")
-MACHINE: Final = platform.machine()
+MACHINE: Final = os.uname().machine
 # AUDIT_ARCH_*, include/uapi/linux/audit.h
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST_KNOWN: Final = 469
 """file_setattr, Linux 6.17; later calls answer ENOSYS until somebody has judged them."""
 
-_TABLE: Final = map(str.split, Path(__file__).with_name("system_calls.tbl").read_text().splitlines())
+with open(f"{os.path.dirname(__file__)}/system_calls.tbl") as _file:
+    _TABLE: Final = [line.split() for line in _file]
 # name, number on x86_64, number on aarch64; "-": that architecture does not have the call
 _NUMBERS: Final = {row[0]: row[1 if MACHINE == "x86_64" else 2] for row in _TABLE}
 

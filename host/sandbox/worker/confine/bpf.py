@@ -7,8 +7,7 @@ BPF.
 import errno
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 
@@ -31,8 +30,7 @@ NUMBER: Final = 0
 ARCHITECTURE: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Test:
+class Test(NamedTuple):
     """A condition on the low 32 bits of an argument: ``(argument & mask) in values``, or not in, if negated.
 
     ``nonzero`` instead: any bit of ``mask`` set, in the high half if ``high``.
@@ -72,8 +70,7 @@ def argument_high(index: int) -> int:
     return argument_low(index) + 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Instruction:
+class _Instruction(NamedTuple):
     code: int
     operand: int
     if_true: str | None = None

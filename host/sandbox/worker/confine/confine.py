@@ -10,7 +10,6 @@ import os
 import resource
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from .. import syscalls
@@ -149,7 +148,7 @@ def self_test_request(config: Config, places: Places, workspace: str, port: int)
     outside = f"{config.temporary}/outside"
     with contextlib.suppress(FileExistsError):
         os.mkdir(outside, 0o755)
-    Path(outside, "secret").write_text(CANARY)
+    _write(f"{outside}/secret", CANARY)
     os.chmod(f"{outside}/secret", 0o644)
     place = places.of(SELF_TEST, workspace)
     return {
@@ -172,15 +171,17 @@ def attempts(facts: dict[str, Any], temporary: str) -> bytes:
     """Run inside the confinement: try everything and return, as JSON, what was stopped."""
     outside, supervisor = facts["outside"], facts["supervisor"]
     held = {
-        "no_new_privileges": _status("NoNewPrivs") == "1",
+        "no_new_privileges": privileges.status("NoNewPrivs") == "1",
         "capabilities": all(
-            int(_status(f"Cap{kind}") or "1", 16) == 0 for kind in ("Inh", "Prm", "Eff", "Amb")
+            int(privileges.status(f"Cap{kind}") or "1", 16) == 0 for kind in ("Inh", "Prm", "Eff", "Amb")
         ),
-        "system_calls": _status("Seccomp") == "2" and _stopped(_ptrace) and _stopped(_datagram_pair),
+        "system_calls": privileges.status("Seccomp") == "2"
+        and _stopped(_ptrace)
+        and _stopped(_datagram_pair),
         "network_closed": facts["network"] or _stopped(lambda: _connect(facts["port"])),
         "files": _stopped(lambda: _read(f"{outside}/secret"))
-        and _stopped(lambda: Path(outside, "new").write_text("x"))
-        and not _stopped(lambda: Path(temporary, "probe").write_text("x")),
+        and _stopped(lambda: _write(f"{outside}/new"))
+        and not _stopped(lambda: _write(f"{temporary}/probe")),
         "processes": _stopped(lambda: _read(f"/proc/{supervisor}/environ")),
         "signals": _stopped(lambda: os.kill(supervisor, 0)),
         "metadata": _stopped(lambda: os.chmod(f"{outside}/secret", 0o600))
@@ -206,7 +207,7 @@ def _private(facts: dict[str, Any]) -> dict[str, bool]:
 
 
 def _use_shared_memory() -> None:
-    Path(grants.SHARED_MEMORY, "probe").write_text("x")
+    _write(f"{grants.SHARED_MEMORY}/probe")
 
 
 def _open_terminal() -> None:
@@ -232,6 +233,11 @@ def _read(path: str) -> bytes:
         return file.read(16)
 
 
+def _write(path: str, text: str = "x") -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def _ptrace() -> None:
     syscalls.call("ptrace", _PTRACE_TRACEME, 0, 0, 0)
 
@@ -239,13 +245,6 @@ def _ptrace() -> None:
 def _datagram_pair() -> None:
     for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM):
         end.close()
-
-
-def _status(name: str) -> str:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return line.split()[1]
-    return ""
 
 
 def judge_self_test(config: Config, answer: Frame) -> Frame:

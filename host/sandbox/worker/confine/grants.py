@@ -10,10 +10,9 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntFlag
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..frames import DEVICES, Config, Place
@@ -143,8 +142,7 @@ SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - only where it is the command's
 _NEVER_WRITTEN: Final = ("/proc", "/sys", "/dev")
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """Rights on one path; ``follow`` is False where a link could have been planted."""
 
     path: str

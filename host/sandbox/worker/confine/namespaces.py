@@ -18,9 +18,8 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..frames import DEVICES, Config, Place
@@ -156,8 +155,7 @@ _STREAMS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What every command's root has: paths bound as they are, links and their targets, files and content."""
 
     bound: tuple[str, ...]

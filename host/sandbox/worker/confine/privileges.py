@@ -7,9 +7,7 @@ import pwd
 import resource
 import stat
 import struct
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 
@@ -23,7 +21,7 @@ PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 _CAPABILITY_VERSION_3: Final = 0x20080522  # capset(2)
-_LAST_CAPABILITY_FILE: Final = Path("/proc/sys/kernel/cap_last_cap")
+_LAST_CAPABILITY_FILE: Final = "/proc/sys/kernel/cap_last_cap"
 _LAST_CAPABILITY_KNOWN: Final = 40  # CAP_CHECKPOINT_RESTORE, capabilities(7)
 
 # capabilities(7)
@@ -45,7 +43,8 @@ SUPERVISOR_CAPABILITIES: Final = (*_FILES, CAP_KILL, *TO_BECOME)
 def last_capability() -> int:
     """Return the highest capability number the running kernel knows."""
     try:
-        return int(_LAST_CAPABILITY_FILE.read_text())
+        with open(_LAST_CAPABILITY_FILE) as file:
+            return int(file.read())
     except (OSError, ValueError):
         return _LAST_CAPABILITY_KNOWN
 
@@ -60,11 +59,17 @@ def keep_capabilities(kept: tuple[int, ...]) -> None:
 
 def permitted(wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Return those of ``wanted`` that this process has (proc_pid_status(5), CapPrm)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapPrm:"):
-            mask = int(line.split()[1], 16)
-            return tuple(c for c in wanted if mask >> c & 1)
-    return ()
+    mask = int(status("CapPrm") or "0", 16)
+    return tuple(c for c in wanted if mask >> c & 1)
+
+
+def status(name: str) -> str:
+    """Return what proc_pid_status(5) tells of this process, "" for what this kernel does not tell."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(f"{name}:"):
+                return line.split()[1]
+    return ""
 
 
 def drop_bounding_set() -> None:
@@ -139,8 +144,7 @@ MAX_ADOPTED: Final = 200_000  # entries of a workspace whose owner is changed at
 _ALL: Final = os.R_OK | os.W_OK | os.X_OK
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """uid and gid to drop to (None: stay), and whether that uid is used for nothing else."""
 
     uid: int | None = None

@@ -7,10 +7,9 @@ Landlock decides about files; this decides about everything that Landlock does n
 import ctypes
 import errno
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from .bpf import NOTIFY, Rule, Test, compile_filter, refuse
@@ -37,8 +36,7 @@ class Sockets(IntEnum):
     NETWORK = 2  # TCP and UDP
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What the filter of a command depends on. ``truncation`` by path: whether somebody judges it. ``first``:
     whether process 1 is the launcher, and no command's to signal. ``names``: whether somebody makes names and
     opens files to be written for it. ``counted``: whether somebody counts what it writes as it does.

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .. import syscalls
@@ -19,21 +18,22 @@ from ..limits import tree
 _END_S: Final = 3.0
 
 
-@dataclass(slots=True, eq=False)
 class Child:
     """A forked process and our end of its channel; ``requests`` are the host's ids it owes an answer."""
 
-    pid: int
-    channel: Channel
-    conversation: str = ""
-    requests: set[int] = field(default_factory=set)
+    conversation = ""
     job: int | None = None
-    is_worker: bool = False
-    has_ended: bool = False
-    used: float = 0.0
+    is_worker = False
+    has_ended = False
+    used = 0.0
     stamp: Stamp = ()
     place: Place | None = None
     config: Config | None = None
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.requests: set[int] = set()
 
 
 class Children:
@@ -161,14 +161,15 @@ MAX_KEPT: Final = 16
 _SHOWN_COMMAND: Final = 200
 
 
-@dataclass(slots=True)
 class Job:
     """A background command: running while ``result`` is None."""
 
-    command: str
-    descriptor: int
-    started: float
     result: dict[str, Any] | None = None
+
+    def __init__(self, command: str, descriptor: int, started: float) -> None:
+        self.command = command
+        self.descriptor = descriptor
+        self.started = started
 
 
 class Jobs:

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from .. import frames
@@ -52,15 +51,16 @@ class Output:
         return f"{head}\n[... {dropped} bytes left out ...]\n{tail.decode('utf-8', 'replace')}"
 
 
-@dataclass(slots=True)
 class Process:
     """A running command and the reaper's ends of its streams."""
 
-    output: int
-    input: int | None
     status: int | None = None
     fault: str | None = None
-    killed: int = 0
+    killed = 0
+
+    def __init__(self, output: int, stdin: int | None) -> None:
+        self.output = output
+        self.input = stdin
 
     def close_input(self) -> None:
         """Close the command's standard input."""

@@ -15,9 +15,8 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from .. import frames, syscalls
 from ..confine import confine, grants, privileges, seccomp
@@ -201,8 +200,7 @@ def _serve(environment: Environment, channel: Channel, request: Frame) -> None:
     channel.send({"status": os.waitstatus_to_exitcode(status), "killed": _end_all()})
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+class _Command(NamedTuple):
     """What is to be executed; ``streams`` by the number they shall have."""
 
     path: str
@@ -226,8 +224,7 @@ class _Command:
         os.execve(self.path, self.words, self.surroundings)  # noqa: S606 - commands are what exec is for
 
 
-@dataclass(frozen=True, slots=True)
-class _SelfTest:
+class _SelfTest(NamedTuple):
     """Tries what a command might."""
 
     facts: Frame

@@ -14,8 +14,7 @@ import resource
 import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine.grants import is_beneath
@@ -28,8 +27,7 @@ _STREAMS: Final = {b"/dev/stdin": b"0", b"/dev/stdout": b"1", b"/dev/stderr": b"
 _DESCRIPTORS: Final = (b"/proc/self/fd/", b"/proc/thread-self/fd/", b"/dev/fd/")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A pending call: where it waits, who made it, and its arguments."""
 
     listener: int
@@ -100,8 +98,7 @@ _CREATED_NEW: Final = os.O_CREAT | os.O_EXCL
 _CREAT: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC  # creat(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A name in a directory that is held open."""
 
     directory: int

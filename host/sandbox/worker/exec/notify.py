@@ -15,8 +15,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine.grants import is_beneath
@@ -179,8 +178,7 @@ def _code(error: Exception) -> int:
     return (isinstance(error, OSError) and error.errno) or errno.EINVAL
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
+class _Operation(NamedTuple):
     """Where a call keeps its directory, path, flags and mode, and what it changes."""
 
     change: Callable[[Call, int], None]

@@ -7,7 +7,6 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Final
 
 from ..confine import confine, grants, namespaces, privileges, seccomp
@@ -66,12 +65,12 @@ def for_principal(config: Config, allowance: Frame | None) -> Config:
         own = {"uid": uid, "gid": uid, "inner_uid": uid, "inner_gid": uid}
         fields |= {**own, "own_uid": True, "uid_processes": most}
     fields["skill_paths"] = tuple(path for path in fields["skill_paths"] if path not in config.skipped)
-    return replace(config, **fields)
+    return config._replace(**fields)
 
 
 def precompute(config: Config) -> None:
     """Compute what all children share, before they are forked."""
-    for each in (config, replace(config, own_uid=True)):
+    for each in (config, config._replace(own_uid=True)):
         grants.system_grants(each)
     namespaces.layout(config)
     seccomp.command_filter(confine.filter_kind(config))

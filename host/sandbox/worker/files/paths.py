@@ -12,8 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from .. import syscalls
 from ..confine.grants import expand, is_beneath
@@ -26,8 +25,7 @@ _MAX_LINKS: Final = 8
 _OTHER_HOME: Final = re.compile(r"~[A-Za-z_+-][\w-]*(/|$)")  # as a shell understands it
 
 
-@dataclass(frozen=True, slots=True)
-class RootPath:
+class RootPath(NamedTuple):
     """A directory (or file) that names may be found under; ``follow`` as for grants.
 
     ``hard_links``: files there may have other names, for who installed them made those, and no agent can.
@@ -53,8 +51,7 @@ def root_paths(config: Config, place: Place) -> list[RootPath]:
     return roots
 
 
-@dataclass(frozen=True, slots=True)
-class _Root:
+class _Root(NamedTuple):
     path: str
     descriptor: int
     writable: bool
@@ -62,8 +59,7 @@ class _Root:
     hard_links: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A directory held open and a name in it; ``quota``: what counts what is written there."""
 
     directory: int

@@ -11,8 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .. import syscalls
 
@@ -38,8 +37,7 @@ _TCP_BYTES: Final = 6 << 20  # one way of a TCP socket, where the kernel doesn't
 _SHARED: Final = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..[-x]s [0-9a-f]+ \S+ (\d+) +/dev/zero", re.M)
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """What proc_pid_statm(5) tells of a process, in bytes; ``file``: its resident shared and file pages.
 
     ``pid``: where to read more, one of its threads if the first has ended.
@@ -84,14 +82,13 @@ def in_turn(processes: list[Process], rank: Callable[[Process], Any], until: flo
             return
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """What proc_pid_maps(5) tells of a process: how many mappings it has, and the nameless shared ones.
 
     ``areas``: their sizes in bytes, by inode. ``asked``: when. ``hidden``: it tells nothing.
     """
 
-    count: int
+    mappings: int
     areas: dict[bytes, int]
     asked: float
     hidden: bool = False
@@ -147,7 +144,7 @@ class Watch:
         shared = sum(areas.values())
         if suspect and any(listing.areas or listing.hidden for listing in listings):
             shared = max(shared, growth)
-        return shared, sum(listing.count for listing in listings) * _MAPPING_BYTES
+        return shared, sum(listing.mappings for listing in listings) * _MAPPING_BYTES
 
     def _list(self, processes: list[Process], limit: int, until: float) -> list[Listing]:
         """List the mappings of processes, as many as time allows; of the others the last listing holds."""

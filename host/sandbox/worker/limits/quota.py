@@ -12,9 +12,8 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine import workspaces
@@ -128,8 +127,7 @@ GRACE: Final = 64 << 20  # bytes that commands of a full principal may add at mo
 STEP: Final = 1 << 20  # bytes that a disk loses near the limit until files are counted again
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """Bytes that were used, the most that the disk had free since, when (monotonic), how long it took."""
 
     used: int

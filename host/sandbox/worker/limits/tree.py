@@ -5,8 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import syscalls
 from . import hidden_memory
@@ -17,8 +16,7 @@ _ASKING_S: Final = 0.1
 _GROWTH: Final = 1 << 20  # less is none, or who grows a little all the time would be asked all the time
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What the processes below take: tasks (threads count) and bytes of memory.
 
     ``certain``: it is above the limit even if all that was not looked at is left out.
@@ -83,8 +81,7 @@ def _children(pid: int) -> tuple[list[int], int]:
     return children, len(threads)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A process's share of memory in bytes, private and shared; its size when asked, and when that was."""
 
     private: int
@@ -93,8 +90,7 @@ class Part:
     asked: float
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """The sums of all parts in bytes. ``least``: of those alone that were asked, private and shared."""
 
     private: int
