@@ -24,11 +24,14 @@ LARGEST_PAGE: Final = 200_000
 
 # A confined process can load nothing.
 if KIND == "picture":
+    import copy  # noqa: F401 - for GIF
+
     import PIL.GifImagePlugin
     import PIL.Image
     import PIL.ImageOps
     import PIL.JpegImagePlugin
     import PIL.PngImagePlugin
+    import PIL.TiffImagePlugin  # for what cameras write into their pictures
     import PIL.WebPImagePlugin
 
     PIL.Image.preinit()

@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
@@ -70,6 +71,19 @@ async def test_a_picture_is_made_smaller(sandbox: Sandbox, tmp_path: Path, kind:
         assert max(made.size) == 1568
         red, green, blue = made.convert("RGB").getpixel((700, 40))  # type: ignore[misc]
     assert (red > 230, green < 40, blue < 40) == (True, True, True)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+async def test_a_picture_is_turned_as_its_camera_was_held(
+    sandbox: Sandbox, tmp_path: Path, kind: str
+) -> None:
+    path, held = tmp_path / "photo", PIL.Image.Exif()
+    held[PIL.ExifTags.Base.Orientation] = 6
+    PIL.Image.new("RGB", (40, 20)).save(path, kind, exif=held)
+    with path.open("rb") as file:
+        found = await sandbox.view(file.fileno(), "picture", most=100_000)
+    with PIL.Image.open(io.BytesIO(base64.b64decode(found["data"]))) as made:
+        assert made.size == (20, 40)
 
 
 async def test_what_unpacks_to_more_than_there_is_room_for_is_refused(
