@@ -13,7 +13,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.examples import examples
-from tests.made_once import copy_new_databases
+from tests.made_once import make_once
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -26,7 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("picoclaw", deadline=None, max_examples=examples(100))
 hypothesis.settings.load_profile("picoclaw")
 
-copy_new_databases()
+make_once()
 # Modules and tests stay: looking for garbage among them doubles what collecting takes.
 gc.disable()
 

@@ -143,7 +143,7 @@ def main(inherited: int) -> None:
     for name in ("host.app", "anyio._backends._asyncio", "shared.store.volume.volume", *CHILDREN):
         importlib.import_module(name)
     importlib.import_module("mcp_server.session").warm()
-    importlib.import_module("tests.made_once").copy_new_databases()
+    importlib.import_module("tests.made_once").make_once()
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         importlib.import_module("shared.store.sqlite.store").migrate(connection)
     os.closerange(3, HIGH)

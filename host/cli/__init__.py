@@ -85,7 +85,10 @@ def main() -> None:
 
 
 def make_app(asked: str | None = None) -> Typer:
-    """Return the application with the command ``asked``, or with all of them when there is no such one."""
+    """Return the application with the command ``asked``, or with all of them when there is no such one.
+
+    The version is asked of none of them.
+    """
     import typer
 
     from host.cli.terminal import Commands
@@ -101,7 +104,7 @@ def make_app(asked: str | None = None) -> Typer:
     ) -> None:
         """PicoClaw: a self-hosted agent host."""
 
-    everything = asked not in (*COMMANDS, *GROUPS)
+    everything = asked not in (*COMMANDS, *GROUPS, "--version")
     for name in COMMANDS:
         if everything or name == asked:
             app.command(name)(_named(*COMMANDS[name]))

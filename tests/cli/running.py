@@ -20,7 +20,7 @@ from unittest.mock import patch
 from typer.testing import CliRunner
 
 from host.cli import make_app
-from tests.warm_host import Warm
+from tests.warm_host import Warm, warm
 
 TOKEN = "token-for-the-test-0123456789"
 
@@ -33,7 +33,7 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
 
 def picoclaw(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, which saves the start of one, in an environment of its own."""
-    with patch.dict(os.environ, environment(home, **extra), clear=True):
+    with patch.dict(os.environ, environment(home, **extra), clear=True), warm():
         time.tzset()
         ended = CliRunner().invoke(make_app(arguments[0]), arguments, input=stdin)
     time.tzset()

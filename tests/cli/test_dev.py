@@ -64,9 +64,9 @@ def running_dev(directory: Path, **extra: str) -> Iterator[Dev]:
         running.stop()
 
 
-@pytest.fixture
-def dev(tmp_path: Path) -> Iterator[Dev]:
-    with running_dev(tmp_path) as running:
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with running_dev(tmp_path_factory.mktemp("dev")) as running:
         yield running
 
 

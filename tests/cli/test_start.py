@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -251,18 +252,11 @@ def test_serving_without_a_token_is_a_sentence_unless_it_is_wanted(tmp_path: Pat
     assert "Cannot listen" in json.loads(ended.stderr.splitlines()[-1])["message"]
 
 
-def in_folder(folder: Path, home: Path, **extra: str) -> tuple[str | None, Path]:
+def in_folder(folder: Path, home: Path, **extra: str) -> tuple[str | None, Path | None]:
     """Which host commands are about in a folder, without PICOCLAW_HOME: its token, and its home."""
-    program = (
-        "import os; from host.cli.client import find_target; "
-        "target = find_target(None, None, os.environ); print(target.token, target.home)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True,
-        env={"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), **extra},
-    )  # fmt: skip
-    token, _, found = ended.stdout.strip().partition(" ")
-    return None if token == "None" else token, Path(found)
+    with contextlib.chdir(folder):
+        target = find_target(None, None, {"HOME": str(home), **extra})
+    return target.token, target.home
 
 
 def test_commands_are_about_the_host_that_runs_here_else_the_homes_else_the_one_that_ran_here(
@@ -301,20 +295,27 @@ def test_a_host_is_not_dumpable() -> None:
     assert done.stdout == "0 (0, 0)\n"
 
 
-def as_nobody_known(what: str, **names: str) -> str:
-    """What a user that nobody knows hears of it; this interpreter may lie where only root gets."""
-    program = f"os.setgid(54321); os.setuid(54321); {what}"
-    modules = "os, importlib.metadata, shared.schedules, shared.settings, host.volumes"
-    code = f"import {modules}; settings = shared.settings.load(os.environ); exec({program!r})"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **names}
-    )
-    return ended.stderr.strip().splitlines()[-1]
+def as_nobody_known(what: str, *names: dict[str, str]) -> list[str]:
+    """What a user that nobody knows hears of it with each; this interpreter may lie where only root gets."""
+    program = f"""
+import os, sys, json, importlib.metadata, shared.schedules, shared.settings, host.volumes
+each = [shared.settings.load({{**os.environ, **names}}) for names in json.loads(sys.argv[1])]
+os.setgid(54321)
+os.setuid(54321)
+for settings in each:
+    try:
+        {what}
+    except Exception as error:
+        print(f"{{type(error).__name__}}: {{error}}")
+"""
+    command = [sys.executable, "-c", program, json.dumps(names)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    return ended.stdout.splitlines()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user that nobody knows")
 def test_a_user_without_a_home_is_a_sentence() -> None:
-    said = as_nobody_known("shared.settings.load({})")
+    (said,) = as_nobody_known("shared.settings.load({})", {})
     assert "SettingsError: Neither HOME nor PICOCLAW_HOME is set" in said
 
 
@@ -329,17 +330,15 @@ def test_what_mends_a_volume_touches_the_volume_alone(tmp_path: Path) -> None:
         path.mkdir(mode=mode)
         os.chown(path, uid, uid)
     (tmp_path / "file").write_text("")
-    said = {
-        str(store): as_nobody_known(
-            "host.volumes.make_volumes(settings)",
-            PICOCLAW_HOME=str(tmp_path / "home"),
-            STORE_DIR=str(store),
-        )
-        for store in (own, own / "store", theirs, theirs / "store", closed / "store", tmp_path / "file" / "x")
-    }
+    stores = (own, own / "store", theirs, theirs / "store", closed / "store", tmp_path / "file" / "x")
+    home = {"PICOCLAW_HOME": str(tmp_path / "home")}
+    heard = as_nobody_known(
+        "host.volumes.make_volumes(settings)", *({**home, "STORE_DIR": str(store)} for store in stores)
+    )
     made = "make it for the host, as root: `install -d -o 54321 -g 54321 "
-    for store, cure in zip(
-        said,
+    for store, said, cure in zip(
+        stores,
+        heard,
         (
             f"run `chmod u+rwx {own}`",
             f"run `chmod u+rwx {own}`",
@@ -350,6 +349,6 @@ def test_what_mends_a_volume_touches_the_volume_alone(tmp_path: Path) -> None:
         ),
         strict=True,
     ):
-        assert f"Misconfigured: STORE_DIR: {store} " in said[store]
-        assert cure in said[store]
-        assert said[store].count("`") == 2 * ("`" in cure)
+        assert f"Misconfigured: STORE_DIR: {store} " in said
+        assert cure in said
+        assert said.count("`") == 2 * ("`" in cure)
