@@ -16,13 +16,14 @@ from host.runs.scheduler import Heartbeat
 from host.runs.service import RunService
 from host.runs.spec import BegunShape, ChatShape, ExecutedShape, RunSpec, outbound_view
 from shared.clock import now_ms
-from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
+from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound, PicoError, Unavailable
 from shared.jsons import loads
 from shared.logging import Rounds
 from shared.principals import EVERYTHING, HOST, OPERATOR, Reach
 from shared.shapes import task_view
 from shared.store.contract import acting
 from shared.store.sql.task_rows import ALL_QUIET
+from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
 from shared.untrusted import escaped
@@ -113,6 +114,7 @@ class TaskRunner:
                 raise
             return kept
         except LeaseLost:
+            NotFound.unless(await self._store.tasks.get(task_id, reach), FOREIGN)
             raise Unavailable("The host was held up before the run began: try again", retry_after=1) from None
 
     async def begin_again(self) -> None:
@@ -232,9 +234,10 @@ class _Service:
             answer = await self.run.wait()
             await self._finish(answer)
         except LeaseLost:
-            gone = await self._store.tasks.get(self._task.id, EVERYTHING) is None
-            said = "The task was deleted while it ran." if gone else "The task run was taken over."
-            self._outcome = PicoError(said, code="cancelled" if gone else "lease_lost")
+            if await self._store.tasks.get(self._task.id, EVERYTHING) is None:
+                self._outcome = Conflict("The task was deleted while it ran.", code="cancelled")
+            else:
+                self._outcome = PicoError("The task run was taken over.", code="lease_lost")
         except PicoError as error:
             self._outcome = error
 

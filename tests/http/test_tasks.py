@@ -279,6 +279,7 @@ def test_a_task_that_is_deleted_in_mid_run_has_its_run_cancelled(client: httpx2.
     run = client.get(f"{path}/runs").json()["runs"][0]
     assert client.delete(path).status_code == 204
     trigger.join(60)
+    assert (ended[0].status_code, ended[0].json()["code"]) == (409, "cancelled")
     assert ended[0].json()["error"] == "The task was deleted while it ran."
     (stopped,) = client.get(f"/chat/{run['conversation_id']}/runs").json()["runs"]
     assert stopped["code"] == "cancelled"
