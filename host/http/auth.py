@@ -205,7 +205,7 @@ class OpenRequests:
             raise ended
         if VERBATIM in scope:
             return  # a file ends short of its length
-        last = _last_event(ended, scope) if _is_stream(started) else b""
+        last = last_event(ended, scope) if _is_stream(started) else b""
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def watch(self) -> None:
@@ -254,7 +254,8 @@ def _is_stream(started: Message) -> bool:
     return any(kind.startswith(b"text/event-stream") for kind in kinds)
 
 
-def _last_event(ended: errors.PicoError, scope: Scope) -> bytes:
+def last_event(ended: errors.PicoError, scope: Scope) -> bytes:
+    """Return the event with which a stream ends that can't go on."""
     if scope["path"].startswith(PREFIX):
         return as_event(error_body(ended))
     return b"event: error\ndata: %b\n\n" % jsons.dump_bytes({"error": ended.message, "code": ended.code})

@@ -11,6 +11,7 @@ import anyio
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from host.http.auth import last_event
 from host.http.bodies import JSON
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of, reached, say_whose
@@ -19,7 +20,7 @@ from host.runs.service import RunService
 from host.runs.spec import BegunShape, ChatShape, UsageShape
 from host.tools.files_and_commands import FileChangedShape
 from shared import jsons
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, NotFound, PicoError
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 from shared.values import Event, Run, RunFilter, RunState
@@ -89,8 +90,11 @@ class FrameStreamResponse:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, receive, tasks.cancel_scope)
             tasks.start_soon(self._beat, send)
-            async for piece in self._pieces:
-                await self._send(send, piece)
+            try:
+                async for piece in self._pieces:
+                    await self._send(send, piece)
+            except PicoError as error:  # what it tells of is gone, or can't be read
+                await self._send(send, last_event(error, scope))
             tasks.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -134,25 +134,29 @@ async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIte
             await log.wait()
 
 
-async def replayed(run: Run, after: int, read_stored: ReadStored) -> AsyncIterator[Sequence[Event]]:
+async def replayed(
+    run: Run, after: int, read_stored: ReadStored, look_again: Callable[[], Awaitable[Run]]
+) -> AsyncIterator[Sequence[Event]]:
     """Yield stored events; those of a run on another host as they are stored there.
 
-    There is always an end: to a reader who is past it, it is said again.
+    There is always an end: to a reader who is past it, it is said again. ``look_again`` reads the run, and
+    raises NotFound once it is deleted.
     """
-    seq, running = after, run.state is RunState.RUNNING
+    seq = after
     while True:
         events = await read_stored(seq)
         if events:
             seq = events[-1].seq
             yield events
-        running = running and all(event.name != "done" for event in events)
-        if not running and not events:
+            if events[-1].name == "done":
+                return
+        elif run.state is not RunState.RUNNING:
             if seq == after and run.answer is not None:
                 yield [Event(seq, "done", run.answer)]
             return
-        if events:
-            continue
-        await anyio.sleep(EVENTS_EVERY_S)
+        else:
+            await anyio.sleep(EVENTS_EVERY_S)
+            run = await look_again()
 
 
 async def one_by_one(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Event]:

@@ -34,7 +34,7 @@ from shared.errors import (
     PicoError,
 )
 from shared.principals import OPERATOR, Principal
-from shared.values import Event, KeyedAnswer
+from shared.values import Event, KeyedAnswer, Run
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
@@ -252,8 +252,12 @@ class RunService:
 
         if run is not None and run.lease.conversation_id == conversation_id:
             return follow(run.log, after, read)
-        stored = await self._store.runs.get(conversation_id, run_id)
-        return replayed(NotFound.unless(stored, f"run_id not found: {run_id}"), after, read)
+
+        async def look() -> Run:
+            stored = await self._store.runs.get(conversation_id, run_id)
+            return NotFound.unless(stored, f"run_id not found: {run_id}")
+
+        return replayed(await look(), after, read, look)
 
     async def drain(self) -> None:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""

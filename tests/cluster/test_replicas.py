@@ -77,6 +77,18 @@ def test_a_stream_begun_on_one_host_is_resumed_on_another(clients: list[httpx2.C
     assert heard[-1][1] == "done"
 
 
+def test_a_stream_of_what_is_deleted_elsewhere_ends(clients: list[httpx2.Client]) -> None:
+    first, second = clients
+    thread, known = begun(first, ENDLESS)
+    path = f"/chat/{known['conversation_id']}"
+    with second.stream("GET", f"{path}/runs/{known['run_id']}/events") as response:
+        first.post(f"{path}/cancel")
+        thread.join(60)
+        until(lambda: first.delete(path).status_code == 204)
+        told = [line for line in response.iter_lines() if line.startswith("event: ")]
+    assert told[-1] in ("event: done", "event: error")
+
+
 def test_a_conversation_that_runs_elsewhere_is_busy_and_cannot_be_deleted(
     clients: list[httpx2.Client],
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import anyio
 import pytest
 from starlette.types import Message, Receive
 
 from host.http.runs import EventStreamResponse, frame
-from host.runs.events import EventLog, follow, one_by_one
-from shared.values import Event
+from host.runs.events import EventLog, follow, one_by_one, replayed
+from shared.errors import NotFound
+from shared.usage_values import Usage
+from shared.values import Event, Run, RunState
 
 SCOPE = {"type": "http"}
 
@@ -20,14 +23,16 @@ async def still_there() -> Message:
     raise AssertionError("unreachable")
 
 
-async def sent_by(response: EventStreamResponse, receive: Receive = still_there) -> bytes:
+async def sent_by(
+    response: EventStreamResponse, receive: Receive = still_there, path: str = "/chat"
+) -> bytes:
     body = bytearray()
 
     async def send(message: Message) -> None:
         body.extend(message.get("body", b""))
 
     with anyio.fail_after(60):
-        await response(dict(SCOPE), receive, send)
+        await response({**SCOPE, "path": path}, receive, send)
     return bytes(body)
 
 
@@ -105,6 +110,52 @@ async def test_every_event_reaches_the_reader_in_order(count: int) -> None:
     body = await sent_by(EventStreamResponse(events()))
     ids = [int(line[4:]) for line in body.split(b"\n") if line.startswith(b"id: ")]
     assert ids == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("path", ["/chat/c/runs/r/events", "/v1/responses/resp-1"])
+async def test_a_stream_of_what_goes_away_says_so_and_ends(path: str) -> None:
+    async def events() -> AsyncIterator[list[Event]]:
+        yield [Event(1, "chunk", {})]
+        raise NotFound("It was deleted.")
+
+    body = await sent_by(EventStreamResponse(events()), path=path)
+    assert b"event: chunk" in body
+    last = body.strip().split(b"\n\n")[-1]
+    assert b"It was deleted." in last
+    assert b"not_found" in last
+
+
+async def test_stored_events_of_a_run_elsewhere_end_with_it() -> None:
+    run = Run(
+        id="run-1",
+        conversation_id="c",
+        state=RunState.RUNNING,
+        fence=1,
+        message_id="msg-1",
+        created_at=0,
+        finished_at=None,
+        model="m",
+        usage=Usage(),
+        error=None,
+        code=None,
+        answer=None,
+        root_run_id="run-1",
+        previous_run_id=None,
+        next_run_id=None,
+        principal_id="operator",
+        waits=False,
+    )
+    ended = replace(run, state=RunState.ERROR, answer={"status": "error"})
+
+    async def nothing(_: int) -> list[Event]:
+        return []
+
+    async def look() -> Run:
+        return ended
+
+    with anyio.fail_after(60):
+        told = [event async for event in one_by_one(replayed(run, 0, nothing, look))]
+    assert [event.name for event in told] == ["done"]
 
 
 def test_events_are_numbered_from_one() -> None:
