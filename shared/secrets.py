@@ -195,7 +195,7 @@ class SecretReader:
             path = (directory / name).resolve(strict=True)
             if not path.is_relative_to(directory):
                 raise SecretFault("the file it names is not in the config directory")
-            content = read_regular(path, MAX_FILE_BYTES, follow=False).decode().strip()
+            content = read_regular(path, MAX_FILE_BYTES, follow=False).decode("utf-8-sig").strip()
         except NotRegular:
             raise SecretFault("what it names is not a regular file") from None
         except TooLong:

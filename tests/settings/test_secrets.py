@@ -68,7 +68,7 @@ def test_files_are_read_from_the_config_directory_alone(tmp_path: Path) -> None:
     inside = tmp_path / "config"
     inside.mkdir()
     (tmp_path / "outside").write_text("canary")
-    (inside / "key").write_text("value\n")
+    (inside / "key").write_text("\ufeffvalue\r\n")
     (inside / "empty").write_text("\n")
     (inside / "binary").write_bytes(b"\xff\xfe")
     (inside / "huge").write_bytes(b"x" * 70_000)
