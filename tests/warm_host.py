@@ -142,6 +142,7 @@ def main(inherited: int) -> None:
     os.close(last)
     for name in ("host.app", "anyio._backends._asyncio", "shared.store.volume.volume", *CHILDREN):
         importlib.import_module(name)
+    _make_ready()
     importlib.import_module("mcp_server.session").warm()
     importlib.import_module("tests.made_once").make_once()
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -162,6 +163,16 @@ def main(inherited: int) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         control.send(str(born).encode())
+
+
+def _make_ready() -> None:
+    """Make what each host makes the same: how settings are checked, the patterns of the routes."""
+    importlib.import_module("shared.settings.tree").Settings.model_rebuild()
+    operation = importlib.import_module("host.http.routing").Operation
+    compile_path = importlib.import_module("starlette.routing").compile_path
+    for each in gc.get_objects():
+        if isinstance(each, operation):
+            compile_path(each.path)
 
 
 def _is_host(wanted: dict[str, Any]) -> bool:

@@ -19,7 +19,6 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.limits import hidden_memory, tree
-from tests.running import until
 from tests.sandbox.opened import toolset
 
 LIMIT = 100 << 20
@@ -156,7 +155,7 @@ def running(script: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def end_unreaped(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
-    until(lambda: hidden_memory.look(process.pid) is None)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 RESERVES = (
