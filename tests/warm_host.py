@@ -61,7 +61,7 @@ class Warm(subprocess.Popen[Any]):
         environment = dict(os.environ if environment is None else environment)
         command = [os.fsdecode(part) for part in command]
         ours = command[0] == sys.executable and "-m" in command
-        if not ours or any(name.startswith("PYTHON") for name in environment):
+        if not ours or _of_python(environment) - _of_python(os.environ):
             cast(Any, super())._execute_child(command, *given)
             return
         module, *arguments = command[command.index("-m") + 1 :]
@@ -79,6 +79,11 @@ class Warm(subprocess.Popen[Any]):
         self.pid = _bear(json.dumps(wanted).encode(), list(descriptors.values()))
         self._child_created = True
         cast(Any, self)._close_pipe_fds(*ends)
+
+
+def _of_python(environment: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Return what an environment tells an interpreter; the warm process has heard what ours does."""
+    return {item for item in environment.items() if item[0].startswith("PYTHON")}
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ def _zygote() -> socket.socket:
         process = Cold(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "TZ": "UTC"},
+            env={"PATH": os.environ["PATH"], "TZ": "UTC", **dict(_of_python(os.environ))},
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
