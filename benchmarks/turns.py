@@ -37,7 +37,7 @@ EACH: Final = 10 if SCALE else 2
 SETTLED_S: Final = 4.0 if SCALE else 0.0
 """After a start, what loads behind it is there: the SDK, and from its second on the tool servers' zygote."""
 STARTS: Final = max(int(9 * SCALE), 1)
-LIVES: Final = 3
+LIVES: Final = 3 if SCALE else 1
 """Starts whose memory is measured: the first one makes the store, and compiles what was never run."""
 LOADS: Final = max(int(9 * SCALE), 1)
 LOAD_TURNS: Final = int(320 * min(SCALE, 1))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import check_store
+from benchmarks.soak import check_store, main
 from tests.running import new_host
+from tests.warm_host import warm
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(autouse=True)
+def commands_are_warm() -> Iterator[None]:
+    with warm():
+        yield
 
 
-def test_a_soak_with_principals_and_kills_tells_what_grew() -> None:
+def test_a_soak_with_principals_and_kills_tells_what_grew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = "--turns 40 --conversations 8 --principals 2 --kill-every 20 --rest 0"
-    told = subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", *options.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    monkeypatch.setattr(sys, "argv", ["soak", *options.split()])
+    main()
+    told = capsys.readouterr().out
     assert re.findall(r"^ +(\d+) ", told, re.M) == [str(turns) for turns in range(4, 41, 4)]
     grew = ["memory", "descriptors", "processes", "cpu", "turn"]
     assert re.findall(r"^(\w+) grew", told, re.M) == grew

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
@@ -84,14 +83,21 @@ def test_its_licence_lets_it_into_the_image(name: str) -> None:
     assert not FORBIDDEN.search(said.replace("LGPL", "")), said
 
 
-def test_the_bill_of_materials_lists_exactly_what_is_locked(tmp_path: Path) -> None:
-    target = tmp_path / "sbom.json"
-    lock, project = ROOT / "requirements/runtime.lock", ROOT / "pyproject.toml"
-    maker = Path(sys.executable).parent / "cyclonedx-py"
-    options = ["--output-reproducible", "--of", "JSON", "-o", str(target)]
-    command = [str(maker), "requirements", str(lock), "--pyproject", str(project), *options]
-    subprocess.run(command, check=True, capture_output=True)
-    bill = json.loads(target.read_text())
+def released(target: Path) -> Path:
+    """Make a release there."""
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    command = ["make", "--no-print-directory", "dist", f"DIST={target}"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return released(tmp_path_factory.mktemp("release"))
+
+
+def test_the_bill_of_materials_lists_exactly_what_is_locked(release: Path) -> None:
+    bill = json.loads((release / "sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["name"] == "picoclaw"
     listed = {component["name"]: component for component in bill["components"]}
@@ -103,13 +109,11 @@ def test_the_bill_of_materials_lists_exactly_what_is_locked(tmp_path: Path) -> N
         assert hashes == RUNTIME[name][1]
 
 
-def test_a_release_is_wheel_sdist_bill_and_checksums_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_a_release_is_wheel_sdist_bill_and_checksums_and_the_same_bytes_each_time(
+    release: Path, tmp_path: Path
+) -> None:
     made: list[dict[str, str]] = []
-    for name in ("first", "second"):
-        target = tmp_path / name
-        environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
-        command = ["make", "--no-print-directory", "dist", f"DIST={target}"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    for target in (release, released(tmp_path)):
         lines = (target / "SHA256SUMS").read_text().splitlines()
         sums = {file: digest for digest, file in (line.split("  ") for line in lines)}
         assert sums == {
