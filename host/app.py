@@ -194,7 +194,7 @@ def _apis(host: Host) -> list[Api]:
         ChatApi(store, runs, host.tools.permissions, intake, host.tools.judge, settings, hooks),
         WebhooksApi(store, hooks),
         ApprovalsApi(store, runs, host.ledger.counts),
-        ConversationsApi(store, runs, host.spaces, settings.main_conversation_id),
+        ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
         FilesApi(store, host.sandbox, host.spaces, host.tokens, settings, host.ledger.counts),
         TasksApi(store, host.tasks, host.task_runner, host.tools.judge),
@@ -214,7 +214,7 @@ def _apis(host: Host) -> list[Api]:
         McpServersApi(host.tools.servers, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         openai,
-        ResponsesApi(store, runs, host.spaces, openai, host.ledger.counts),
+        ResponsesApi(store, runs, openai, host.ledger.counts),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from host.http.bodies import Body, NotBlank
 from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
-from host.runs.principals import Spaces
 from host.runs.service import RunService
 from shared.clock import iso
 from shared.errors import Conflict, NoConversation
@@ -80,10 +79,9 @@ class ConversationChanges(Body):
 class ConversationsApi(Api):
     """What is there of conversations."""
 
-    def __init__(self, store: Store, runs: RunService, spaces: Spaces, main_conversation_id: str) -> None:
+    def __init__(self, store: Store, runs: RunService, main_conversation_id: str) -> None:
         self._store = store
         self._runs = runs
-        self._spaces = spaces
         self._main = main_conversation_id
 
     @operation("GET", "/chat", scope="chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH, OF_PRINCIPAL))
@@ -128,7 +126,6 @@ class ConversationsApi(Api):
         conversation = await conversation_of(request, self._store)
         if conversation.id.rpartition("+")[2] == self._main:
             raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
-        await self._spaces.of_conversation(conversation)  # what can't be whole isn't begun
         await self._runs.delete_conversation(conversation.id)
 
     @operation("GET", "/chat/{id}/messages", scope="chat", parameters=PAGE)

@@ -23,7 +23,7 @@ from host.mcp_clients.server_config import alike
 from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import SandboxFault, Toolset, ToolSpec
+from host.ports import Toolset, ToolSpec
 from host.runs.attachments import Attachments
 from host.runs.conversation_files import SEND_FILE as SEND_FILE
 from host.runs.conversation_files import Archive, SendFile
@@ -54,7 +54,6 @@ from host.tools.without_sandbox import (
 )
 from host.tools.without_sandbox import LOAD_SKILL as LOAD_SKILL
 from shared.approval_values import Approval
-from shared.errors import Unavailable
 from shared.principals import Principal
 from shared.settings import Settings
 from shared.values import Lease
@@ -97,7 +96,7 @@ class RunTools:
         self.sandbox = sandbox
         self.judge = judge
         self._tool_servers = tool_servers
-        self._spaces = spaces
+        self.spaces = spaces
         self.attachments = Attachments(sandbox, spaces, ledger.counts)
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
@@ -132,7 +131,7 @@ class RunTools:
         The operator's servers keep their names: a request can't put its own in their place.
         """
         conversation_id = lease.conversation_id
-        space = self._spaces.of_run(lease, spec.parent_id, principal)
+        space = self.spaces.of_run(lease, spec.parent_id, principal)
         files = SandboxToolset(self.sandbox, self.sandbox.policy, space.workspace, self.judge)
         own: list[Toolset] = [
             files,
@@ -146,7 +145,7 @@ class RunTools:
             SendFile(
                 self._store,
                 self.sandbox,
-                self._spaces,
+                self.spaces,
                 space.workspace,
                 conversation_id,
                 spec.parent_id or conversation_id,
@@ -188,11 +187,8 @@ class RunTools:
         """Close what a deleted conversation has open, and drop the files that are its own."""
         await self.sandbox.forget(conversation_id)
         await self._tool_servers.forget(conversation_id)
-        try:
-            await self.attachments.forget(principal_id, conversation_id)
-            await self._spaces.forget_conversation(principal_id, conversation_id)
-        except (SandboxFault, Unavailable) as fault:
-            logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
+        await self.attachments.forget(principal_id, conversation_id)
+        await self.spaces.forget_conversation(principal_id, conversation_id)
 
 
 class Assembly:
@@ -227,8 +223,9 @@ class Assembly:
             await self._tools.judge.require(spec.output_schema, "output_schema")
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
-        """Drop what is kept of a conversation that was deleted."""
+        """Drop what a deleted conversation had beside its rows; raises Unavailable, SandboxFault."""
         self._histories.forget(conversation_id)
+        await self._tools.spaces.require(principal_id, conversation_id)
         if self._archive is not None:
             await self._archive.remove(principal_id, conversation_id)
         await self._tools.forget(conversation_id, principal_id)

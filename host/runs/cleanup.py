@@ -54,8 +54,9 @@ async def recover(store: Store, owner: str, main_conversation_id: str) -> None:
 
 
 async def keep_tidy(store: Store, runs: RunService) -> None:
-    """Remove old rows for ever, in batches; a failure is logged and tried again at the next round."""
+    """Remove old rows for ever, in batches, and files of deleted conversations that were left."""
     rounds = Rounds(logger, "Old rows could not be removed")
+    of_files = Rounds(logger, "The files of deleted conversations could not be removed")
     while True:
         removed = 0
         with rounds:
@@ -64,6 +65,8 @@ async def keep_tidy(store: Store, runs: RunService) -> None:
             for conversation_id in await store.conversations.unkept(now_ms() - UNKEPT_MS, BATCH):
                 with suppress(NotFound, ConversationBusy):
                     await runs.delete_conversation(conversation_id)
+        with of_files:
+            await runs.forget_deleted()
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
 
 

@@ -63,13 +63,10 @@ class Archive:
         return None
 
     async def remove(self, principal_id: str, conversation_id: str) -> None:
-        """Remove the archive of a conversation that is gone."""
-        try:
-            said = said_name(principal_id, conversation_id)
-            workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
-            await self._sandbox.file(workspace, "remove_folder", {"path": folder_of(said)})
-        except SandboxFault as fault:
-            logger.warning("The archive of a deleted conversation could not be removed: %s", fault)
+        """Remove the archive of a conversation that is gone. Raises ``SandboxFault``."""
+        said = said_name(principal_id, conversation_id)
+        workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
+        await self._sandbox.file(workspace, "remove_folder", {"path": folder_of(said)})
 
     async def _write(self, principal_id: str, conversation_id: str, compaction: Compaction) -> None:
         entries = await self._store.conversations.history(

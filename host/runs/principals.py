@@ -174,9 +174,16 @@ class Spaces:
         principal = await self._principals.get(conversation.principal_id)
         mine = conversation.id, conversation.owner_id
         workspace = self._of(principal, *mine, trusted=conversation.trusted)[0]
-        is_operators = workspace.root == self._sandbox.root
-        await (self._looks_at_operators if is_operators else self._looks)(partial(_open, workspace.root))
+        await self._require(workspace.root)
         return workspace
+
+    async def require(self, principal_id: str, conversation_id: str) -> None:
+        """Raise Unavailable if the file system hangs on which a conversation works."""
+        await self._require(self._root(await self._principals.get(principal_id), conversation_id)[0])
+
+    async def _require(self, root: Path) -> None:
+        looks = self._looks_at_operators if root == self._sandbox.root else self._looks
+        await looks(partial(_open, root))
 
     def _of(
         self, principal: Principal, conversation_id: str, owner: str, *, trusted: bool
@@ -207,9 +214,10 @@ class Spaces:
         """Remove the directories of a conversation that is gone, if it had any. Raises ``SandboxFault``."""
         principal = await self._principals.get(principal_id)
         root, own = self._root(principal, conversation_id)
-        kept = self._kept(principal, conversation_id)
-        if own or await self._looks(partial(os.path.isdir, kept)):
-            await self._sandbox.remove([str(kept), *([str(root)] if own else [])])
+        paths = [str(self._kept(principal, conversation_id)), *([str(root)] if own else [])]
+        there = await self._looks(lambda: any(map(os.path.lexists, paths)))
+        if there and not await self._sandbox.remove(paths):
+            raise SandboxFault("something is left of its files")
 
     async def used(self, principal: Principal) -> int | None:
         """Return the bytes that a principal's files take on this host, as they were a minute ago at most.

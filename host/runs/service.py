@@ -12,6 +12,7 @@ from typing import Final, cast
 import anyio
 
 from host.agent.endings import Cancelled, Ending, Stopped
+from host.ports import SandboxFault
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.assembly import Assembly
 from host.runs.events import EVENTS_EVERY_S, follow, replayed
@@ -32,10 +33,13 @@ from shared.errors import (
     NotFound,
     NotRunning,
     PicoError,
+    Unavailable,
 )
 from shared.principals import OPERATOR, Principal
 from shared.values import Event, KeyedAnswer, Run
 
+MOST_FORGOTTEN: Final = 200
+"""Deleted conversations whose files are removed in one round."""
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
 
@@ -220,13 +224,32 @@ class RunService:
             return None
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""
+        """Delete a conversation durably. Files that can't be reached now go once they can be.
+
+        Raises NotFound, ConversationBusy, NotDurable.
+        """
         try:
             principal_id = await self._store.conversations.delete(conversation_id)
         except NotDurable:
             principal_id = await self._delete_from_full_disk(conversation_id)
         await self._store.durable()
+        with suppress(Unavailable, SandboxFault):
+            await self._forget(conversation_id, principal_id)
+
+    async def forget_deleted(self) -> None:
+        """Drop what deleted conversations still have beside their rows; raises Unavailable, SandboxFault."""
+        fault: SandboxFault | None = None
+        for conversation_id, principal_id in await self._store.conversations.gone(MOST_FORGOTTEN):
+            try:
+                await self._forget(conversation_id, principal_id)
+            except SandboxFault as error:
+                fault = error  # the next one may lie elsewhere
+        if fault is not None:
+            raise fault
+
+    async def _forget(self, conversation_id: str, principal_id: str) -> None:
         await self._agent.forget(conversation_id, principal_id)
+        await self._store.conversations.forget(conversation_id)
 
     async def _delete_from_full_disk(self, conversation_id: str) -> str:
         """Delete a conversation after all that its deletion would free anyhow. Raises NotDurable."""

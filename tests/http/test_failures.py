@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,26 @@ def test_control_stop_ends_the_host_with_exit_code_0_and_leaves_no_process(make_
     assert host.process.wait(60) == 0
     _, alive = psutil.wait_procs(tree, timeout=60)
     assert alive == []
+
+
+def test_the_files_of_a_conversation_whose_deletion_was_cut_off_go_after_a_restart(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host().start()
+    inbox = tmp_path / "own" / "memory" / "inbox"
+    with host.client() as client:
+        known = client.post("/chat", json={"message": "x"}).json()["conversation_id"]
+        (inbox / known).mkdir(parents=True)
+        for number in range(10_000):
+            (inbox / known / str(number)).touch()
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(client.delete, f"/chat/{known}")
+            until(lambda: not (inbox / known).exists() or len(os.listdir(inbox / known)) < 9_900)
+            host.kill()
+            assert asked.exception() is not None or asked.result().status_code == 204
+    with host.start().client() as client:
+        until(lambda: client.delete(f"/chat/{known}").status_code == 404)
+        until(lambda: not (inbox / known).exists())
 
 
 def test_the_concurrency_cap_answers_503_and_recovers(make_host: MakeHost) -> None:

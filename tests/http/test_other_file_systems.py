@@ -113,25 +113,41 @@ def test_a_workspace_that_hangs_holds_up_nobody_who_does_not_need_it(
 
 
 @needs_fuse
-def test_what_needs_a_workspace_that_hangs_is_refused_and_done_whole_once_it_answers(
+def test_what_needs_a_workspace_that_hangs_is_refused_and_done_once_it_answers(
     started: HostProcess, tmp_path: Path
 ) -> None:
     with started.client() as client:
         until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
         known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
-        response = client.post("/v1/responses", json={"input": "before"}).json()["id"]
-        deleted = (f"/chat/{known}", f"/v1/responses/{response}")
+        file = f"/chat/{known}/files/a.txt"
         with hanging(tmp_path / "host" / "memory"):
-            file = f"/chat/{known}/files/a.txt"
-            asked = [client.get(file), client.put(file, content=b"x"), *map(client.delete, deleted)]
-            assert [answer.status_code for answer in asked] == [503] * 4
-            for answer in asked:
+            for answer in (client.get(file), client.put(file, content=b"x")):
+                assert answer.status_code == 503
                 assert "The file system of the workspace does not answer" in answer.text
         until(lambda: client.get(file).status_code == 404)  # the look that hung has come to its end
-        for path in deleted:
-            assert client.get(path).status_code == 200
-            assert client.delete(path).status_code in (200, 204)
-            assert client.get(path).status_code == 404
+
+
+@needs_fuse
+def test_conversations_are_deleted_while_their_files_hang_which_go_once_they_can_be_reached(
+    started: HostProcess, tmp_path: Path
+) -> None:
+    memory = tmp_path / "host" / "memory"
+    with started.client() as client:
+        until(lambda: client.get("/health").json()["sandbox"]["state"] == "tested")
+        known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
+        response = client.post("/v1/responses", json={"input": "before"}).json()
+        inboxes = [memory / "inbox" / known, memory / "inbox" / response["conversation"]["id"]]
+        for inbox in inboxes:
+            inbox.mkdir(parents=True)
+            (inbox / "a.txt").touch()
+        with hanging(memory):
+            for path in (f"/chat/{known}", f"/v1/responses/{response['id']}"):
+                assert client.delete(path).status_code in (200, 204)
+                assert client.get(path).status_code == 404
+        assert [inbox.exists() for inbox in inboxes] == [True, True]
+    started.stop()
+    with started.start().client():
+        until(lambda: [inbox.exists() for inbox in inboxes] == [False, False])
 
 
 @needs_fuse

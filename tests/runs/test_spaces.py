@@ -24,9 +24,10 @@ from host.runs.principals import THE_OPERATOR
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, Misconfigured
-from shared.principals import OPERATOR, Principal, Terms, stored_name
+from shared.principals import OPERATOR, Principal, Reach, Terms, stored_name
 from shared.settings import load
 from shared.values import Lease
+from tests.contract.store.test_tasks_contract import a_task
 from tests.sandbox.processes import gone, started
 
 pytestmark = pytest.mark.processes
@@ -185,6 +186,19 @@ async def test_a_conversation_may_have_a_directory_of_its_own(place: Path, whose
         await host.runs.delete_conversation(name)
         assert not own.exists()
         assert (directory / "MEMORY.md").exists()
+
+
+async def test_the_files_of_a_conversation_that_goes_with_its_task_go_with_it(place: Path) -> None:
+    async with a_host(place, PICOCLAW_AGENTS_DEFAULTS_WORKSPACE_SCOPE="conversation") as host:
+        tasks = host.ledger.store.tasks
+        await tasks.add(a_task(conversation_id="own"), quota=9, alone_for=OPERATOR)
+        await say(host, None, "write one to notes.txt", "own")
+        own = (await host.spaces.of_host("", OPERATOR, "own")).root
+        assert (own / "notes.txt").exists()
+        assert await tasks.remove("task-1", Reach())
+        await host.runs.forget_deleted()
+        assert not own.exists()
+        assert await host.ledger.store.conversations.gone(9) == []
 
 
 async def test_the_operators_conversation_in_a_directory_of_its_own_has_what_the_operator_configured(

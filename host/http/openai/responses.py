@@ -19,7 +19,6 @@ from host.http.openai.routes import OpenAiApi, Turn
 from host.http.openai.threads import Thread
 from host.http.routing import KEY, Api, Parameter, operation
 from host.http.runs import FrameStreamResponse
-from host.runs.principals import Spaces
 from host.runs.service import RunService
 from host.telemetry import Metrics
 from shared.clock import now_ms
@@ -64,12 +63,9 @@ class DeletedShape(TypedDict):
 class ResponsesApi(Api):
     """The routes below /v1/responses. ``chat`` puts a request to the agent."""
 
-    def __init__(
-        self, store: Store, runs: RunService, spaces: Spaces, chat: OpenAiApi, counts: Metrics
-    ) -> None:
+    def __init__(self, store: Store, runs: RunService, chat: OpenAiApi, counts: Metrics) -> None:
         self._store = store
         self._runs = runs
-        self._spaces = spaces
         self._counts = counts
         self._chat = chat
         self._reader = ResponseReader(store, runs, chat.marker)
@@ -172,9 +168,7 @@ class ResponsesApi(Api):
         running = await self._store.runs.find(stored.run_id, None)
         if running is not None and running.state is RunState.RUNNING:
             raise ConversationBusy(stored.conversation_id)
-        if (conversation := await self._store.conversations.get(stored.conversation_id)) is not None:
-            await self._spaces.of_conversation(conversation)
-        if await self._store.responses.remove(stored):
+        if not await self._store.responses.remove(stored):
             await self._runs.delete_conversation(stored.conversation_id)
         await self._store.durable()
         return {"id": stored.id, "object": "response", "deleted": True}

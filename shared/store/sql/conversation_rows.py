@@ -213,10 +213,16 @@ class Responses(Noun):
 
     @writes()
     async def remove(self, tx: Tx, response: StoredResponse) -> bool:
-        """Remove a response; return whether its conversation was made for responses and has none any more."""
+        """Remove a response; False for the last one of a conversation that was made for responses.
+
+        That goes with its conversation.
+        """
+        statement = "SELECT count(*) FROM responses WHERE conversation_id = $1 AND id <> $2"
+        others = await tx.fetchval(statement, response.conversation_id, response.id)
+        if response.made_conversation and not others:
+            return False
         await tx.execute("DELETE FROM responses WHERE id = $1", response.id)
-        left = "SELECT count(*) FROM responses WHERE conversation_id = $1"
-        return response.made_conversation and not await tx.fetchval(left, response.conversation_id)
+        return True
 
 
 async def is_last(tx: Tx, run: After) -> bool:

@@ -21,6 +21,9 @@ SELECT: Final = """SELECT c.*, EXISTS (
 FAMILY: Final = """SELECT id, principal_id FROM conversations
     WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
     ORDER BY id FOR UPDATE"""
+GONE: Final = """SELECT id, principal_id FROM gone_conversations AS g
+    WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE id = g.id) ORDER BY id LIMIT $1"""
+"""One that was made anew in the meantime keeps what it has, until it is deleted again."""
 
 FOUND: Final = """(strpos(folded(c.title), folded({0})) > 0 OR strpos(folded(c.id), folded({0})) > 0
     OR EXISTS (SELECT 1 FROM messages AS m
@@ -202,6 +205,14 @@ class Conversations(Noun):
         await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
         await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
         return str(principals[conversation_id])
+
+    async def gone(self, limit: int) -> list[tuple[str, str]]:
+        """Return deleted conversations that may have files yet, each with whose it was."""
+        return await self._all(itemgetter("id", "principal_id"), GONE, limit)
+
+    async def forget(self, conversation_id: str) -> None:
+        """Take note that a deleted conversation has nothing any more."""
+        await self._change("DELETE FROM gone_conversations WHERE id = $1", conversation_id)
 
 
 async def insert(

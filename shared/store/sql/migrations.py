@@ -1,6 +1,6 @@
 """Changes of the schema, written once for every engine: files of ``schema/``, by their numbers.
 
-``35_colours.sql`` is for every engine, ``35_colours_sqlite.sql`` and ``35_colours_postgres.sql`` hold what
+``36_colours.sql`` is for every engine, ``36_colours_sqlite.sql`` and ``36_colours_postgres.sql`` hold what
 one of them has beside that: triggers, rights of the tool servers' role. A statement ends with a semicolon,
 after which no line is indented; a line that begins with ``--`` is a comment. Statements are PostgreSQL's, but
 for these words in angle brackets, which differ:

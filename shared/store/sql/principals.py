@@ -233,6 +233,7 @@ AT_LAST: Final = (
     *UNTOLD,
     "DELETE FROM tokens WHERE principal_id = $1",
     "DELETE FROM usage_by_day WHERE principal_id = $1",
+    "DELETE FROM gone_conversations WHERE principal_id = $1",
     # The next character after "+" is ",".
     "DELETE FROM idempotency_keys WHERE route >= $1 || '+' AND route < $1 || ','",
     """UPDATE principals SET status = 'deleted', name = '', terms = '{}', revision = revision + 1
@@ -258,6 +259,7 @@ LOOKED_FOR: Final = {
             "webhooks",
             "webhook_events",
             "webhook_deliveries",
+            "gone_conversations",
         )
     },
     "idempotency_keys": """SELECT count(*) FROM idempotency_keys

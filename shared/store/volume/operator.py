@@ -27,7 +27,9 @@ from shared.store.volume.opening import identity, must_hold_files, rename_store
 
 log = logging.getLogger(__name__)
 
-NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys", "mcp_sign_ins"})
+NOT_EXPORTED: Final = frozenset(
+    {"schema_migrations", "counters", "idempotency_keys", "mcp_sign_ins", "gone_conversations"}
+)
 """Tables that are nobody's content; all others are exported, in the order they were made."""
 
 NOT_EXPORTED_OF: Final = {"webhooks": ("secret", "old_secret")}

@@ -168,6 +168,21 @@ async def test_a_conversation_has_the_title_that_people_gave_it_last(store: Stor
         await store.conversations.rename("nobody", "x")
 
 
+async def test_what_a_deleted_conversation_had_is_remembered_until_it_is_gone_too(store: Store) -> None:
+    for name in ("c", "d"):
+        await store.conversations.create(name, T0)
+    await store.conversations.create("of c", T0, owner_id="c", temporary=True)
+    await store.conversations.delete("c")
+    assert await store.conversations.gone(9) == [("c", "operator")]
+    await store.conversations.create("c", T0)
+    assert await store.conversations.gone(9) == [], "it has a new one's files, too"
+    await store.conversations.delete("c")
+    await store.conversations.delete("d")
+    assert await store.conversations.gone(1) == [("c", "operator")]
+    await store.conversations.forget("c")
+    assert await store.conversations.gone(9) == [("d", "operator")]
+
+
 async def _found(store: Store, search: str) -> list[str]:
     seen, cursor = [], None
     while True:

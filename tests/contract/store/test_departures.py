@@ -57,6 +57,8 @@ async def live(store: Store, principal_id: str) -> None:
     def own(name: str) -> str:
         return stored_name(principal_id, name) if principal_id != OPERATOR else f"operator-{name}"
 
+    await store.conversations.create(own("gone"), T0, principal_id=principal_id)
+    await store.conversations.delete(own("gone"))
     conversation = own("c")
     await store.conversations.create(conversation, T0, principal_id=principal_id)
     key = Idempotency(stored_name(principal_id, "/chat"), "k", "d")
@@ -156,7 +158,7 @@ def test_each_table_of_a_principal_moves_with_an_export_and_a_copy() -> None:
     for statement in chain(*STEPS):
         made.execute(statement)
     assert set(tables(made)) - NOT_EXPORTED - OF_ENGINE == set(ORDER) - NOT_EXPORTED
-    assert {"idempotency_keys"} == NOT_EXPORTED - OF_HOST
+    assert {"idempotency_keys", "gone_conversations"} == NOT_EXPORTED - OF_HOST
     assert LEFT_OUT <= OF_ENGINE
 
 

@@ -45,5 +45,5 @@ async def test_the_last_response_of_a_conversation_that_responses_made_ends_it(s
     for each in (first, first, second):
         await store.responses.add(each)
     assert await store.responses.get("resp-1", "operator") == first
-    assert not await store.responses.remove(first)
-    assert await store.responses.remove(second)
+    assert await store.responses.remove(first)
+    assert not await store.responses.remove(second)
