@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from playwright.sync_api import (
@@ -80,31 +80,17 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="package")
-def browsers(playwright: Playwright) -> Iterator[dict[str, Browser]]:
-    """Those that were launched: they stay, because Firefox starts for seconds."""
-    launched: dict[str, Browser] = {}
-    yield launched
-    for browser in launched.values():
-        browser.close()
-
-
-@pytest.fixture
-def browser(request: pytest.FixtureRequest, playwright: Playwright, browsers: dict[str, Browser]) -> Browser:
-    """Chromium, or what a test names as its parameter."""
-    name = getattr(request, "param", "chromium")
-    if name not in browsers:
-        browsers[name] = LAUNCH[name](playwright)
-    return browsers[name]
-
-
-def chromium(playwright: Playwright) -> Browser:
+def chromium(playwright: Playwright) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs chromium")
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    yield browser
+    browser.close()
 
 
-def firefox(playwright: Playwright) -> Browser:
-    """The distribution's Firefox, over WebDriver BiDi."""
+@pytest.fixture(scope="package")
+def firefox(playwright: Playwright) -> Iterator[Browser]:
+    """The distribution's Firefox, over WebDriver BiDi; it starts for seconds, so it stays until the end."""
     if FIREFOX is None:
         pytest.skip("needs firefox")
     try:
@@ -112,11 +98,18 @@ def firefox(playwright: Playwright) -> Browser:
         browser.new_context().close()
     except Error as error:
         pytest.skip(f"needs a Firefox that can be driven: {error.message.splitlines()[0]}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest) -> Browser:
+    """Chromium, or what a test names as its parameter."""
+    browser: Browser = request.getfixturevalue(getattr(request, "param", "chromium"))
     return browser
 
 
-LAUNCH: Final = {"chromium": chromium, "firefox": firefox}
-in_both = pytest.mark.parametrize("browser", LAUNCH, indirect=True)
+in_both = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
 """For what browsers may do differently; a test takes three times as long in Firefox."""
 
 
