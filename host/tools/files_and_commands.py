@@ -213,8 +213,7 @@ class SandboxToolset:
 
     def _exec_result(self, answer: Mapping[str, Any]) -> ToolResult:
         """Put output and ending into words. Any exit code but 0 is an error for the model."""
-        output = answer.get("output")
-        text = output if isinstance(output, str) else ""
+        text = str(answer.get("output") or "")
         ended, status = answer.get("ended"), answer.get("status")
         failed = ended is not None and (ended != "exited" or status != 0)
         lines = [text.rstrip("\n")] if text else []
