@@ -213,6 +213,10 @@ PATTERNS: Final = {
 MADE: Final = re.compile(r"\b([a-z]+)-[0-9a-f]{8}-[0-9a-f-]{27}\b")
 
 
+ONCE_AT_REST: Final = {("POST", "/approvals/{approval}"), ("GET", "/chat/{conversation}/remembered")}
+"""What is answered otherwise while a run is on its way: the one that asked, or the one that goes on."""
+
+
 class Recording:
     """The answers of one host, with what differs from host to host replaced."""
 
@@ -225,8 +229,7 @@ class Recording:
         method, _, url, body, headers = call
         sent = json.loads(self._fill(json.dumps(body)))
         content = sent.replace("\n", "\r\n") if isinstance(sent, str) else None
-        if (method, url) == ("POST", "/approvals/{approval}"):
-            # The run that asked has left, so what it waited for goes on at once.
+        if (method, url) in ONCE_AT_REST:
             until(lambda: "picoclaw_active_runs 0" in client.get("/metrics").text)
         answer = client.request(
             method,

@@ -159,9 +159,10 @@ def test_a_run_that_was_cancelled_keeps_its_finished_steps(client: httpx2.Client
 @alone_on_the_store
 def test_a_run_that_was_killed_while_it_only_read_may_be_repeated(make_host: MakeHost) -> None:
     host = make_host().start()
-    slow = {"tools": [{"name": "list_dir", "input": {}}, {"name": "read_file", "input": {"path": "pipe"}}]}
+    reads = {"tools": [{"name": "list_dir", "input": {}}, {"name": "read_file", "input": {"path": "a.txt"}}]}
     with host.client() as client, contextlib.suppress(httpx2.TransportError):
-        body = {"message": directive(steps=[slow]), "stream": True, "show_tool_use": True}
+        message = directive(steps=[reads, {"hang": True}])
+        body = {"message": message, "stream": True, "show_tool_use": True}
         with client.stream("POST", "/chat", json=body) as response:
             for _, name, data in frames(response.iter_lines()):
                 if name == "start":
