@@ -186,7 +186,7 @@ class Rounds:
         if isinstance(error, Unavailable):
             waiting.add(self)
             if not waited:
-                self._logger.warning("The background waits: %s", error.message)
+                self._logger.warning("The background waits for the store: %s", error.message)
             return True
         waiting.discard(self)
         if waited and not waiting:

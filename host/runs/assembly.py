@@ -23,7 +23,7 @@ from host.mcp_clients.server_config import alike
 from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import Toolset, ToolSpec
+from host.ports import SandboxFault, Toolset, ToolSpec
 from host.runs.attachments import Attachments
 from host.runs.conversation_files import SEND_FILE as SEND_FILE
 from host.runs.conversation_files import Archive, SendFile
@@ -54,6 +54,7 @@ from host.tools.without_sandbox import (
 )
 from host.tools.without_sandbox import LOAD_SKILL as LOAD_SKILL
 from shared.approval_values import Approval
+from shared.errors import Unavailable
 from shared.principals import Principal
 from shared.settings import Settings
 from shared.values import Lease
@@ -223,12 +224,18 @@ class Assembly:
             await self._tools.judge.require(spec.output_schema, "output_schema")
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
-        """Drop what a deleted conversation had beside its rows; raises Unavailable, SandboxFault."""
+        """Drop what a deleted conversation had beside its rows.
+
+        Raises SandboxFault, also where their file system hangs.
+        """
         self._histories.forget(conversation_id)
-        await self._tools.spaces.require(principal_id, conversation_id)
-        if self._archive is not None:
-            await self._archive.remove(principal_id, conversation_id)
-        await self._tools.forget(conversation_id, principal_id)
+        try:
+            await self._tools.spaces.require(principal_id, conversation_id)
+            if self._archive is not None:
+                await self._archive.remove(principal_id, conversation_id)
+            await self._tools.forget(conversation_id, principal_id)
+        except Unavailable as fault:
+            raise SandboxFault(fault.message) from None
 
     async def release(self, conversation_id: str) -> None:
         """Drop what a conversation that is to be deleted holds of the local disk."""

@@ -237,7 +237,7 @@ class RunService:
             await self._forget(conversation_id, principal_id)
 
     async def forget_deleted(self) -> None:
-        """Drop what deleted conversations still have beside their rows; raises Unavailable, SandboxFault."""
+        """Drop what deleted conversations still have beside their rows; raises SandboxFault."""
         fault: SandboxFault | None = None
         for conversation_id, principal_id in await self._store.conversations.gone(MOST_FORGOTTEN):
             try:

@@ -58,7 +58,7 @@ def test_without_the_database_the_host_says_so_and_recovers_by_itself(
         assert "database" in refused.json()["error"]
         assert refused.headers["Retry-After"]
         assert client.get(f"/chat/{conversation}").status_code == 503
-        until(lambda: "The background waits: " in host.log_text)
+        until(lambda: "The background waits for the store" in host.log_text)
         server.start()
         until(lambda: client.get("/ready").status_code == 200)
         assert client.get("/health").json()["status"] == "ok"

@@ -321,5 +321,5 @@ def test_without_the_store_the_background_says_so_once_and_once_that_all_of_it_g
     for rounds in (one, other, one):
         with rounds:
             pass
-    waits = "The background waits: The database cannot be reached"
+    waits = "The background waits for the store: The database cannot be reached"
     assert caplog.messages == [waits, "The background goes on"]

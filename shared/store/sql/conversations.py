@@ -133,8 +133,8 @@ class Conversations(Noun):
     ) -> Page[Conversation]:
         """Return conversations (only a principal's), newest activity first; raises InvalidInput (the cursor).
 
-        ``search``: those alone that have it in their title, their id or a message, in capitals or
-        not and however accents are written.
+        ``search``: those alone that have it in their title, their id or a message, in capitals or not,
+        however accents are written.
         """
         where = rows.Where()
         where.add("c.principal_id = {0}", principal_id)
