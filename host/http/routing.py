@@ -168,6 +168,13 @@ class Operation:
         """The scopes of which a token needs one; none: the operator alone may ask."""
         return frozenset((self.scope or "").split("|")) - {""}
 
+    @cached_property
+    def takes(self) -> Set[str] | None:
+        """The names that a query may have; None: any, where others define the door."""
+        if self.error is not ErrorShape or self.scope == "mcp":
+            return None
+        return {each.name for each in self.parameters if each.place == "query"}
+
     @property
     def summary(self) -> str:
         """What it does, in a sentence without its end."""
@@ -242,8 +249,8 @@ class _Methods:
         scope["operation"] = declared
         if not scope["open"]:
             scope["caller"].require(declared)
-            if b"%00" in scope["query_string"]:
-                _refuse_nul(request)
+            if scope["query_string"]:
+                _check_query(request, declared)
             if scope["path_params"] or scope["query_string"]:
                 await self._reached(request, declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)
@@ -255,13 +262,21 @@ class _Methods:
         await answer(scope, receive, send)
 
 
-def _refuse_nul(request: Request) -> None:
-    """Raise InvalidInput: no database keeps what has this character, so nothing is found by it."""
-    for name, text in request.query_params.multi_items():
+def _check_query(request: Request, declared: Operation) -> None:
+    """Raise InvalidInput for what no database keeps, and for what the operation doesn't take."""
+    given = request.query_params.multi_items()
+    names = [name for name, _ in given]
+    for name, text in given:
         try:
             storable(text)
         except ValueError as error:
             raise InvalidInput(f"{name}: {error}") from None
+        if declared.takes is None:
+            continue
+        if name not in declared.takes:
+            raise InvalidInput(f"{name}: is not a known parameter")
+        if names.count(name) > 1:
+            raise InvalidInput(f"{name}: may be given once")
 
 
 async def _unnoted(request: Request, declared: Operation) -> None:

@@ -162,6 +162,28 @@ def test_no_parameter_of_any_list_takes_the_character_that_no_database_keeps(cli
         assert name in answer.text
 
 
+def test_a_misspelt_parameter_and_one_given_twice_are_refused(client: httpx2.Client) -> None:
+    # A filter that is taken in silence would show something else than was meant.
+    lists = [
+        (path, [each["name"] for each in operations["get"].get("parameters", ()) if each["in"] == "query"])
+        for path, operations in client.get("/openapi.json").json()["paths"].items()
+        if "get" in operations and "{" not in path and path not in ("/health", "/ready", "/v1/models")
+    ]
+    assert len(lists) > 12
+    for path, names in lists:
+        answer = client.get(f"{path}?stauts=failed")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), path
+        assert answer.json()["error"] == "stauts: is not a known parameter"
+        for name in names:
+            answer = client.get(f"{path}?{name}=1&{name}=2")
+            assert (answer.status_code, answer.json()["error"]) == (400, f"{name}: may be given once"), path
+
+
+def test_what_clients_of_other_doors_send_beside_is_no_fault(client: httpx2.Client) -> None:
+    assert client.get("/v1/models?api-version=2024-10-21").status_code == 200
+    assert client.get("/health?from=probe").status_code == 200
+
+
 @settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS | st.text(max_size=12), JSON, max_size=5))
 def test_no_body_ever_brings_an_internal_error(host: HostProcess, body: dict[str, Any]) -> None:
