@@ -408,10 +408,11 @@ def test_the_last_message_is_edited_and_said_again(make_page: MakePage) -> None:
     expect(page.locator(".bubble")).to_have_text(["one", "two"])
 
 
-def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage) -> None:
+def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage, host: HostProcess) -> None:
     page = make_page()
-    say(page, directive("slow one", **SLOW))
-    expect(answer(page)).to_contain_text("word1")
+    held = {"name": "exec", "input": {"command": "until [ -e go ]; do sleep 0.1; done"}}
+    say(page, directive("slow one", steps=[{"text": "I wait.", "tools": [held]}, {"text": "Done."}]))
+    expect(answer(page)).to_contain_text("I wait.")
     for text in ("second", "never mind", "third"):
         say(page, text)
     waiting = page.locator(".waiting-line")
@@ -419,6 +420,8 @@ def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage) -> None:
     page.get_by_role("button", name="Don’t send: never mind").click()
     page.reload()
     expect(waiting).to_have_text(["Sent next: second", "Sent next: third"])
+    with host.client() as client:
+        client.put(f"/chat/{id_of(page)}/files/go", content=b"").raise_for_status()
     expect(answer(page)).to_contain_text("echo: third")
     ended(page)
     expect(page.locator(".bubble")).to_have_count(3)

@@ -121,7 +121,7 @@ async def test_the_python_blocks_run_as_they_stand(host: HostProcess, token: str
             f"{imports}\nimport anyio\nasync def main():\n{textwrap.indent(rest, '    ')}\nanyio.run(main)\n"
         )
         env = environment(tmp_path)
-        with anyio.fail_after(60):
+        with anyio.fail_after(180):  # imports of the SDK, at a load
             await anyio.run_process([sys.executable, "-c", script], env=env, cwd=tmp_path)
 
 

@@ -169,7 +169,7 @@ def test_why_letters_of_another_encoding_do_not_match_is_told() -> None:
 
 @pytest.mark.parametrize("line", [b"ab\n", b"ab\r\n", b"ab\r\nab\n"])
 def test_many_replacements_are_told_in_few_lines(line: bytes) -> None:
-    count = 400_000 * 3 // len(line)
+    count = 100_000 * 3 // len(line)
     with workspace() as (ws, ask):
         (ws / "many").write_bytes(line * count)
         told = ask("edit_file", path="many", old_text="b\n", new_text="c\n", replace_all=True)
