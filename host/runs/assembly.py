@@ -21,7 +21,7 @@ from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.listed_tools import ToolPins
 from host.mcp_clients.server_config import alike
 from host.mcp_clients.tool_servers import ToolServers, tool_specs
-from host.mcp_clients.toolset import Relay
+from host.mcp_clients.toolset import READ, Relay
 from host.models.access import ModelAccess
 from host.ports import SandboxFault, Toolset, ToolSpec
 from host.runs.attachments import Attachments
@@ -76,7 +76,7 @@ class OpenTools:
 
 logger = logging.getLogger("picoclaw.runs")
 
-NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, SEND_FILE, SPAWN)
+NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, READ, SEND_FILE, SPAWN)
 """Tools that rules may name, beside those of the toolsets that every run has."""
 
 

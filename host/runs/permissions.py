@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from host.agent.own_tools import FINAL_ANSWER as FINAL_ANSWER
 from host.agent.toolbox import Verdict
+from host.mcp_clients.listed_tools import NAME
 from host.sandbox.shell import Command, parse
 from host.tools.without_sandbox import ASK_PERSON, FETCH, PREFIX, SEARCH
 from shared import jsons
@@ -23,7 +24,7 @@ from shared.settings.sections import Permission
 
 STRICTER: Final[Sequence[Verdict]] = ("allow", "ask", "deny")
 COMMAND: Final = "exec"
-PATHS: Final = frozenset({"read_file", "write_file", "edit_file", "append_file", "list_dir"})
+PATHS: Final = frozenset({"read_file", "write_file", "edit_file", "append_file", "list_dir", "send_file"})
 SAID: Final = ("url", "text", "question", "task")
 """Arguments that say what a call does, of tools that have no command and no path."""
 OTHERS: Final = "mcp__"
@@ -100,14 +101,15 @@ class Gate:
         command = arguments.get("command")
         if tool == COMMAND and isinstance(command, str) and any(rule.has_match for rule in rules):
             return self._of_line(rules, command)
-        return _first(rules, self._texts(tool, arguments))
+        texts = self._texts(tool, arguments)
+        return _first(rules, texts) if texts else _unclear(rules)
 
     def _of_line(self, rules: Sequence[Rule], line: str) -> Verdict:
         """Judge each simple command by itself; a line that can't be parsed meets all that is strict."""
         script = parse(line)
         commands = [command for command in script.commands if command.words]
         if not script.is_whole or script.has_errors or any(command.words[0] is None for command in commands):
-            return next((rule.do for rule in rules if rule.do != "allow" or not rule.has_match), "allow")
+            return _unclear(rules)
         if not commands:
             return _first(rules, [line.strip()])
         return _strictest(_of_command(rules, command) for command in commands)
@@ -116,15 +118,22 @@ class Gate:
         if tool.startswith(OTHERS) and not tool.startswith(OWN):
             return [jsons.dumps(arguments)]
         if tool in PATHS:
-            return self._paths(str(arguments.get("path", ".")))
+            return self._paths(str(arguments.get("path") or "."))
         said = next((arguments[name] for name in SAID if isinstance(arguments.get(name), str)), None)
         return [jsons.dumps(arguments) if said is None else said]
 
     def _paths(self, said: str) -> list[str]:
-        """Return a path as it is known from the root of all, and from the workspace."""
-        whole = os.path.normpath(said if said.startswith("~") else self._root / said)
+        """Return a path as it is known from the root of all, and from the workspace.
+
+        Nothing is known of one that leads out of ``~``: where that lies, the sandbox alone knows.
+        """
+        if said == "~" or said.startswith("~/"):
+            leads_out = f"{os.path.normpath(said[1:].lstrip('/'))}/".startswith("../")
+            return [] if leads_out else [os.path.normpath(said)]
+        # Two slashes at the beginning would stay two.
+        whole = os.path.normpath(f"//{self._root / said}")
         inside = os.path.relpath(whole, self._root)
-        return [whole] if inside.startswith("..") or said.startswith("~") else [whole, inside]
+        return [whole] if f"{inside}/".startswith("../") else [whole, inside]
 
 
 class Permissions:
@@ -155,9 +164,11 @@ class Permissions:
                 )
 
     def _has(self, tool: str, servers: Collection[str]) -> bool:
-        if tool.startswith(OTHERS) and not tool.startswith(OWN):
-            return tool.removeprefix(OTHERS).partition("__")[0] in {*self._servers, *servers}
-        return tool.startswith(PREFIX) or tool in self._names()
+        if tool in self._names():
+            return True
+        there = (PREFIX, *(f"{OTHERS}{server}__" for server in (*self._servers, *servers)))
+        # A server's tool that has another name here than at the server goes by the one that it has here.
+        return bool(NAME.fullmatch(tool)) and any(tool.startswith(each) and tool != each for each in there)
 
 
 def rules_of(said: Iterable[Mapping[str, Any]]) -> tuple[Permission, ...]:
@@ -186,6 +197,11 @@ def _first(rules: Sequence[Rule], texts: Sequence[str]) -> Verdict:
             if bare.startswith(rule.fixed) and rule.is_about(bare):
                 return rule.do
     return "allow"
+
+
+def _unclear(rules: Sequence[Rule]) -> Verdict:
+    """Return what the first rule says that counts for a call of which it isn't known what it does."""
+    return next((rule.do for rule in rules if rule.do != "allow" or not rule.has_match), "allow")
 
 
 def _of_command(rules: Sequence[Rule], command: Command) -> Verdict:

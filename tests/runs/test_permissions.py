@@ -96,7 +96,15 @@ def test_the_first_rule_of_a_list_and_the_strictest_list_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../etc/passwd", "a/../../etc//passwd", "/etc/./x/../passwd"]
+    "path",
+    [
+        "/etc/passwd",
+        "../etc/passwd",
+        "a/../../etc//passwd",
+        "/etc/./x/../passwd",
+        "//etc/passwd",
+        "~/../x/passwd",
+    ],
 )
 def test_paths_are_resolved_before_they_are_judged(path: str) -> None:
     rules = gate([{"tool": "write_file", "match": "/etc/*", "do": "deny"}])
@@ -109,6 +117,15 @@ def test_a_path_in_the_workspace_is_known_by_its_short_name_too() -> None:
     for path in ("notes/a", "/work/notes/a", "./notes/../notes/a/b"):
         assert rules.judge("write_file", {"path": path}) == "ask"
     assert rules.judge("write_file", {"path": "other/notes/a"}) == "allow"
+    assert gate([ask("write_file", "/work/*")]).judge("write_file", {"path": "~1/a"}) == "ask"
+    assert gate([ask("list_dir", "/work")]).judge("list_dir", {"path": None}) == "ask"
+    assert gate([ask("write_file", "~/notes/*")]).judge("write_file", {"path": "~//b/../notes/a"}) == "ask"
+
+
+def test_a_file_that_is_sent_is_judged_by_its_path() -> None:
+    rules = gate([{"tool": "send_file", "match": "secrets/*", "do": "deny"}])
+    assert rules.judge("send_file", {"path": "./secrets/key", "caption": "look"}) == "deny"
+    assert rules.judge("send_file", {"path": "report", "caption": "secrets/*"}) == "allow"
 
 
 def test_calls_of_other_servers_are_judged_by_their_whole_input() -> None:
@@ -135,18 +152,25 @@ def test_isolated_tasks_ask_people_only_where_a_rule_names_that() -> None:
 
 def checked(*said: dict[str, str]) -> None:
     rules = [Permission.model_validate(rule) for rule in said]
-    Permissions((), lambda: {"exec", "web_search", "mcp__picoclaw__send_message"}, ["github"]).check(
-        rules, "p"
-    )
+    names = {"exec", "web_search", "mcp__picoclaw__send_message"}
+    Permissions((), lambda: names, ["github", "my__own"]).check(rules, "p")
 
 
-@pytest.mark.parametrize("tool", ["exce", "mcp__gitlab__x", "mcp__picoclaw__nothing", "web_fetch"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        *("exce", "mcp__gitlab__x", "mcp__picoclaw__nothing", "web_fetch"),
+        *("mcp__github", "mcp__github__", "mcp__github__a.b", "client__"),
+    ],
+)
 def test_a_tool_that_nothing_has_is_named(tool: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^p\.1\.tool: there is no tool named {tool}"):
         checked(ask("exec"), ask(tool))
 
 
-@pytest.mark.parametrize("tool", ["exec", "mcp__github__x", "ex*", "mcp__picoclaw__send_message"])
+@pytest.mark.parametrize(
+    "tool", ["exec", "mcp__github__x", "ex*", "mcp__picoclaw__send_message", "mcp__my__own__x", "client__x"]
+)
 def test_tools_that_there_are_and_patterns_pass(tool: str) -> None:
     checked(ask(tool)) if tool != "*" else None
 
