@@ -6,13 +6,14 @@ Mode").
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
 
 from host.http.bodies import WHOLE, Body, Text, idempotency, storable
-from host.http.callers import caller_of
+from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.mcp_clients.json_rpc import cut
@@ -24,8 +25,9 @@ from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Kind, Ready
 from shared.clock import now_ms
-from shared.errors import Forbidden, InvalidInput, NotFound
+from shared.errors import Forbidden, InvalidInput, KeyTaken, NotFound
 from shared.shapes import PageShape, Shape, view
+from shared.store.contract import acting
 from shared.store.store import Store
 
 MOST_TOOLS: Final = 64
@@ -80,9 +82,6 @@ def result_text(output: Any) -> str:
 
 
 LONGEST_ANSWER: Final = 64 * 1024
-DOOR: Final = "x-picoclaw-door"
-OWN_DOORS: Final = ("console", "cli")
-"""Programs of this project say which one they are."""
 
 
 class ApprovalShape(RequestShape):
@@ -193,17 +192,22 @@ class ApprovalsApi(Api):
     async def answer(self, request: Request, body: AnswerRequest) -> DecidedShape:
         """Allow or deny a call, answer a question, or give a program's result; the first answer counts."""
         scope = "chat" if body.decision == "result" else "approve"
-        caller_of(request).allow(f"The decision {body.decision}", [scope])
-        key, now = await idempotency(request), now_ms()
-        kept = await self._store.runs.keyed(key, now) if key else None
-        if kept is not None and kept.body is not None:
-            return cast(DecidedShape, kept.body)
-        answer = body.answer(answered_by(request))
         caller = caller_of(request)
+        caller.allow(f"The decision {body.decision}", [scope])
+        key, now = await idempotency(request), now_ms()
+        answer = body.answer(answered_by(caller))
         if answer.allow_tokens is not None and caller.token_id is not None:
             raise Forbidden("allow_tokens: a budget of the operator is lifted with API_TOKEN alone.")
-        decided = await self._store.approvals.decide(request.path_params["id"], caller.within, answer, now)
-        self._counts.approvals_decided[decided.kind, answer.decision] += 1
+        approval_id = request.path_params["id"]
+        try:
+            decided = await self._store.approvals.decide(approval_id, caller.within, answer, now, key)
+            self._counts.approvals_decided[decided.kind, answer.decision] += 1
+        except KeyTaken as taken:
+            if taken.answer.body is not None:
+                return cast(DecidedShape, taken.answer.body)
+            # The first attempt is still being answered, or was cut off after it counted.
+            found = await self._store.approvals.get(approval_id, caller.within)
+            decided = NotFound.unless(found, f"approval not found: {approval_id}")
         await self._store.durable()
         told: DecidedShape = {
             "id": decided.id,
@@ -247,12 +251,9 @@ def approval_view(approval: Approval) -> ApprovalShape:
     return view(ApprovalShape, approval, subagent=approval.subagent or None)
 
 
-def answered_by(request: Request) -> dict[str, Any]:
-    caller = caller_of(request)
-    address = request.client.host if request.client else None
-    who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}
-    said = request.headers.get(DOOR, "")
-    return {**who, "door": said if said in OWN_DOORS else "http", "address": address}
+def answered_by(caller: Caller) -> dict[str, Any]:
+    """Return what is kept of who answers."""
+    return {**asdict(acting.get()), "name": caller.principal.name}
 
 
 Form = dict[str, Any]

@@ -211,6 +211,11 @@ def _too_large(limit: float) -> errors.TooLarge:
     return errors.TooLarge(f"The body is larger than {limit} bytes.")
 
 
+DOOR: Final = b"x-picoclaw-door"
+OWN_DOORS: Final = ("console", "cli")
+"""Programs of this project say which one they are."""
+
+
 class Bearer:
     """Lets a request through that carries a token, as ``scope["caller"]``.
 
@@ -241,7 +246,8 @@ class Bearer:
         if caller is None:
             await self._app(scope, receive, send)
             return
-        door, client = "mcp" if scope["path"] == "/mcp" else "http", scope.get("client") or (None,)
+        client, said = scope.get("client") or (None,), dict(scope["headers"]).get(DOOR, b"").decode("latin-1")
+        door = "mcp" if scope["path"] == "/mcp" else said if said in OWN_DOORS else "http"
         actor = acting.set(Actor(caller.principal.id, caller.token_id, door, client[0]))
         try:
             if caller.token_id is None:

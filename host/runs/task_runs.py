@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
+from host.runs.events import EVENTS_EVERY_S
 from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
 from host.runs.scheduler import Heartbeat
@@ -100,22 +101,29 @@ class TaskRunner:
     async def _trigger(
         self, task_id: str, idempotency: Idempotency | None, reach: Reach, *, background: bool = False
     ) -> _Service | KeyedAnswer:
-        try:
-            claimed = await self._store.tasks.claim_manual(
-                task_id, reach, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
-            )
-            return await self._start(*claimed, idempotency, background=background)
-        except KeyTaken as taken:
-            return taken.answer
-        except Conflict:
-            # The same request once more, while the first one's run goes on.
-            kept = await self._store.runs.keyed(idempotency, now_ms()) if idempotency else None
-            if kept is None:
-                raise
-            return kept
-        except LeaseLost:
-            NotFound.unless(await self._store.tasks.get(task_id, reach), FOREIGN)
-            raise Unavailable("The host was held up before the run began: try again", retry_after=1) from None
+        while True:
+            try:
+                claimed = await self._store.tasks.claim_manual(
+                    task_id, reach, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
+                )
+                return await self._start(*claimed, idempotency, background=background)
+            except KeyTaken as taken:
+                return taken.answer
+            except Conflict:
+                if idempotency is None:
+                    raise
+                # The same request once more, while the first one's run goes on, or is about to begin.
+                begins = await self._store.tasks.is_beginning(task_id, reach)
+                kept = await self._store.runs.keyed(idempotency, now_ms())
+                if kept is not None:
+                    return kept
+                if not begins:
+                    raise
+            except LeaseLost:
+                NotFound.unless(await self._store.tasks.get(task_id, reach), FOREIGN)
+                said = "The host was held up before the run began: try again"
+                raise Unavailable(said, retry_after=1) from None
+            await anyio.sleep(EVENTS_EVERY_S)
 
     async def begin_again(self) -> None:
         """Begin slots again that were triggered in the background on hosts that are gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,22 @@ def test_a_task_that_is_triggered_twice_with_one_key_runs_once(client: httpx2.Cl
     ]
     assert answers[0] == answers[1]
     assert len(client.get(f"/task/{task['id']}/runs").json()["runs"]) == 1
+
+
+def test_triggers_with_one_key_at_once_are_all_told_of_one_run(make_host: MakeHost) -> None:
+    host = make_host(settings={"PICOCLAW_HEARTBEAT_ENABLED": "true"}).start()
+    # Between the slot's claim and the run this file is read.
+    (Path(host.environment["MEMORY_DIR"]) / "HEARTBEAT.md").write_text(directive(text="The milk is off."))
+    with host.client() as client, ThreadPoolExecutor(8) as threads:
+
+        def trigger(_: int) -> httpx2.Response:
+            key = {"Idempotency-Key": "once"}
+            return client.post("/task/trigger", json={"task_id": "task-heartbeat"}, headers=key)
+
+        answers = list(threads.map(trigger, range(8)))
+        assert [(answer.status_code, answer.json().get("code")) for answer in answers] == [(200, None)] * 8
+        assert len({answer.json()["run_id"] for answer in answers}) == 1
+        assert len(client.get("/task/task-heartbeat/runs").json()["runs"]) == 1
 
 
 def test_a_past_time_is_refused_unless_it_is_wanted(client: httpx2.Client) -> None:

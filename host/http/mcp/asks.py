@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Cancelled
-from host.http.approvals import answer_of, input_requests
+from host.http.approvals import answer_of, answered_by, input_requests
 from host.http.callers import Caller
 from host.http.mcp import wire
 from host.mcp_clients.json_rpc import RequestRefused
@@ -173,7 +173,6 @@ class Asks:
             asked.message,
             conversation.id if conversation else None,
             parent_id=conversation.parent_id if conversation else None,
-            door="mcp",
             sender=SENDER,
             sender_name=SENDER,
             max_execution_ms=asked.max_execution_ms or None,
@@ -259,7 +258,7 @@ class Asks:
 
         What nobody asked, or somebody answered before, means nothing.
         """
-        by = {"principal_id": caller.principal.id, "token_id": caller.token_id, "door": "mcp"}
+        by = answered_by(caller)
         for question in await self._questions(client, run):
             answer = answer_of(question, _object(_object(responses).get(question.id)), by)
             if answer is None:

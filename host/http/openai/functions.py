@@ -137,9 +137,10 @@ class Functions:
         return all(each is not None and each.kind == "client_tool" for each in found)
 
     async def _give(self, request: Request, call: Approval, result: str, field: str) -> None:
-        answer = Answer("result", answered_by(request), result_text(result))
+        caller = caller_of(request)
+        answer = Answer("result", answered_by(caller), result_text(result))
         try:
-            await self._store.approvals.decide(call.id, caller_of(request).within, answer, now_ms())
+            await self._store.approvals.decide(call.id, caller.within, answer, now_ms())
         except AlreadyDecided as known:
             if known.decision != ApprovalStatus.RESULTED:
                 raise InvalidInput(f"{field}: the call {call.id} has ended as {known.decision}") from None

@@ -22,12 +22,12 @@ from shared.approval_values import (
     Ready,
     Waiting,
 )
-from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound
+from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, KeyTaken, NotFound
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun, writes
-from shared.store.sql import audit, steps
-from shared.values import Page, RunState
+from shared.store.sql import audit, lifetimes, steps
+from shared.values import Idempotency, Page, RunState
 
 OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
     SELECT 1 FROM conversations AS c WHERE c.id = a.conversation_id AND c.principal_id = $2))"""
@@ -117,12 +117,21 @@ class Approvals(Noun):
 
     @writes()
     async def decide(
-        self, tx: Tx, approval_id: str, principal_id: str | None, answer: Answer, now: int
+        self,
+        tx: Tx,
+        approval_id: str,
+        principal_id: str | None,
+        answer: Answer,
+        now: int,
+        key: Idempotency | None = None,
     ) -> Approval:
         """Write a person's answer; the last one of a step makes it ready.
 
-        Raises NotFound, AlreadyDecided, Conflict ``changed`` (the person saw another call), Expired.
+        Raises NotFound, AlreadyDecided, Conflict ``changed`` (the person saw another call), Expired,
+        KeyTaken (the same answer was given with the ``key`` before).
         """
+        if key is not None and (kept := await lifetimes.keyed_alone(tx, key, now)) is not None:
+            raise KeyTaken(kept)
         approval = await _locked(tx, approval_id, principal_id)
         _check(approval, answer)
         changed = await tx.execute(
@@ -142,6 +151,8 @@ class Approvals(Noun):
         if answer.remember:
             await _check_remembered(tx, approval.conversation_id)
         await _go_on(tx, approval, answer, now)
+        if key is not None:
+            await lifetimes.keep_key(tx, key, approval_id, None, now)
         row = rows.there(await tx.fetchrow(f"{steps.SELECT} WHERE a.id = $1", approval_id))
         whose = await tx.fetchval(steps.LOCK, approval.conversation_id)
         await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
@@ -228,6 +239,8 @@ def _check(approval: Approval, answer: Answer) -> None:
         if answer.input_sha256 is None:
             raise InvalidInput("input_sha256: is required, as the request has it")
         raise Conflict("input_sha256: is not that of the request; read it again", code="changed")
+    if answer.remember and approval.kind != "approval":
+        raise InvalidInput("remember: is for allowing a call")
     if answer.allow_tokens is not None and (approval.kind, answer.decision) != ("budget", "allow"):
         raise InvalidInput("allow_tokens: is for allowing a request of kind budget")
 

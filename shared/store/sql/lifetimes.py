@@ -47,6 +47,12 @@ async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
     return {row["id"] for row in found}
 
 
+async def keyed_alone(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
+    """Return ``keyed``; nobody else decides what the key stands for until the transaction ends."""
+    await tx.lock("key", f"{idempotency.route} {idempotency.key}")
+    return await keyed(tx, idempotency, now)
+
+
 async def keyed(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
     """Return what a key of the last 24 h stands for; raises Conflict for another body."""
     statement = """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
@@ -67,7 +73,7 @@ async def retry_of(tx: Tx, idempotency: Idempotency, now: int, *, allowed: bool 
     """Return the cut-off run that this key may retry (if that is ``allowed``); raises KeyTaken when it stands
     for anything else.
     """
-    answer = await keyed(tx, idempotency, now)
+    answer = await keyed_alone(tx, idempotency, now)
     if answer is None:
         return None
     statement = """SELECT * FROM runs WHERE id = $1 AND code = 'retryable'

@@ -143,8 +143,6 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     again: Row | None = None
     before: Row | None = None
     if new.idempotency is not None:
-        # No other host decides what the key stands for until the transaction ends.
-        await tx.lock("key", f"{new.idempotency.route} {new.idempotency.key}")
         again = await lifetimes.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
     elif new.begun_again is not None:
         again = await _to_begin_again(tx, new.begun_again)
@@ -178,9 +176,11 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         await audit.crossed(tx, taken["principal_id"], conversation_id)
     if new.lifts:
         await audit.note(tx, "budget.lifted", taken["principal_id"], conversation_id)
-    met = bool(taken["waits"]) and await steps.meet(
-        tx, new, conversation_id, goes_on=goes_on, ready=taken["ready_at"] is not None
-    )
+    ready = taken["ready_at"] is not None
+    met = bool(taken["waits"]) and await steps.meet(tx, new, conversation_id, goes_on=goes_on, ready=ready)
+    if ready and not goes_on:
+        # A lifted budget holds up no message; what was to go on with it doesn't any more.
+        await tx.execute(steps.NOT_READY, conversation_id)
     session_id = taken["session_id"]
     if again is not None:
         before, message_id = again, again["message_id"]

@@ -16,7 +16,7 @@ from shared.store.rows import Noun, writes
 from shared.store.sql import audit, conversation_rows, conversations, task_claims, task_rows
 from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.conversations import OF_PRINCIPAL
-from shared.store.sql.lifetimes import HELD_CLAIM, hold
+from shared.store.sql.lifetimes import ALIVE, HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_rows import COMPLETE, RUNNING_TASK, Claimed, Outcome, TaskMetrics, check_tree, end
@@ -166,6 +166,12 @@ class Tasks(Noun):
 
         row = NotFound.unless(await tx.fetchrow(statement, *values), FOREIGN)
         return await task_claims.claim_manual(tx, row, by)
+
+    async def is_beginning(self, task_id: str, reach: Reach) -> bool:
+        """Return whether a slot of the task is claimed whose run has not begun yet."""
+        statement = f"""SELECT 1 FROM task_runs WHERE {ALIVE} AND run_id IS NULL
+            AND task_id IN (SELECT id FROM scheduled_tasks WHERE {OWNED})"""
+        return await self._value(statement, *within(task_id, reach)) is not None
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""

@@ -15,12 +15,13 @@ from shared.errors import (
     ConversationBusy,
     Expired,
     InvalidInput,
+    KeyTaken,
     NotFound,
     PicoError,
 )
 from shared.store.store import Store
-from shared.values import Event, Lease, NewMessage, RunState
-from tests.contract.store.making import T0, a_run, an_end, said
+from shared.values import Event, Idempotency, Lease, NewMessage, RunState
+from tests.contract.store.making import T0, a_key, a_run, an_end, said
 
 BY = {"principal_id": "operator", "door": "http"}
 CALL = {"command": "git push origin"}
@@ -307,6 +308,37 @@ async def test_a_budget_is_a_request_that_holds_up_nothing(store: Store) -> None
     await store.runs.finish(other, an_end(RunState.PAUSED, code="budget", requests=[last]), [], [], T0)
     await store.runs.begin(a_run("4"))
     assert await status(store, last) is ApprovalStatus.DROPPED
+
+
+async def test_a_message_passes_a_lifted_budget_with_which_nothing_goes_on_then(store: Store) -> None:
+    budget = a_request("1", kind="budget", tool="", input={}, life_ms=None)
+    lease = await store.runs.begin(a_run("1"))
+    await store.runs.finish(lease, an_end(RunState.PAUSED, code="budget", requests=[budget]), [], [], T0)
+    with pytest.raises(InvalidInput, match=r"^remember: is for"):
+        await decide(store, budget, input_sha256=None, remember=True)
+    await decide(store, budget, input_sha256=None)
+    said = await store.runs.begin(a_run("2"))
+    await store.runs.finish(said, an_end(), [], [], T0)
+    assert await store.approvals.ready(10) == []
+
+
+async def test_an_answer_that_is_given_again_with_its_key_is_the_first_one(store: Store) -> None:
+    request = a_request()
+    await paused(store, request)
+
+    async def answer(message: str, key: Idempotency) -> str:
+        given = Answer("deny", BY, message)
+        try:
+            return (await store.approvals.decide(request.id, None, given, T0, key)).status
+        except KeyTaken as taken:
+            return taken.answer.subject
+
+    ended = await asyncio.gather(*(answer("no", a_key()) for _ in range(5)))
+    assert sorted(ended) == [*["appr-1"] * 4, "denied"]
+    with pytest.raises(AlreadyDecided):
+        await answer("no", a_key("other"))
+    with pytest.raises(Conflict, match="another body"):
+        await answer("never", a_key(digest="other"))
 
 
 async def test_what_waits_goes_with_its_conversation_and_costs_little(store: Store) -> None:

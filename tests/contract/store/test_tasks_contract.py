@@ -569,8 +569,11 @@ async def test_a_task_never_overlaps_itself_by_hand_either(home: Store) -> None:
         await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
 
     assert refused.value.code == "task_running"
+    assert await home.tasks.is_beginning("task-1", EVERYTHING)
+    assert not await home.tasks.is_beginning("task-1", Reach("other"))
     assert await nothing_due(home)
     await finish(home, manual)
+    assert not await home.tasks.is_beginning("task-1", EVERYTHING)
     _, scheduled = await claim(home)
     with pytest.raises(Conflict):
         await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
