@@ -49,7 +49,7 @@ export async function all(where, field, { most = 5000, signal } = {}) {
 
 /** Ask the host and return the response once it is known to be good; `file` is a body as it is. Raises ApiError. */
 export async function send(method, where, { body, file, signal, headers = {} } = {}) {
-  const options = { method, signal, headers: { ...headers }, cache: "no-store", credentials: "omit", redirect: "error" };
+  const options = { method, signal, headers: { "X-PicoClaw-Door": "console", ...headers }, cache: "no-store", credentials: "omit", redirect: "error" };
   if (token.get()) options.headers.Authorization = `Bearer ${token.get()}`;
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";

@@ -12,7 +12,7 @@ export async function waiting(conversationId, signal) {
 
 /** Answer a request; returns what the host says of it. */
 export function answer(request, said) {
-  return call("POST", path`/approvals/${request.id}`, { body: { input_sha256: request.input_sha256, ...said }, headers: { "X-PicoClaw-Door": "console" } });
+  return call("POST", path`/approvals/${request.id}`, { body: { input_sha256: request.input_sha256, ...said } });
 }
 
 /** Return the card of a request; `decide(said)` gets the person's answer. */

@@ -17,7 +17,7 @@ from host.sandbox.client import Sandbox
 from shared.clock import now_ms
 from shared.errors import Conflict, Forbidden
 from shared.ids import PRINCIPAL, new_id
-from shared.principals import Principal, Reach, Terms, stored_name
+from shared.principals import SCOPES, Principal, Reach, Terms, stored_name
 from shared.store.store import Store
 
 BOUND: Final = "This token is for a conversation's tools at /mcp; here it takes API_TOKEN."
@@ -103,7 +103,7 @@ def caller_of(request: Request) -> Caller:
 
 def operator(main_conversation_id: str) -> Caller:
     """Return the bearer of the API token."""
-    return Caller(THE_OPERATOR, main_conversation_id, is_main=True)
+    return Caller(THE_OPERATOR, main_conversation_id, is_main=True, scopes=frozenset(SCOPES))
 
 
 @dataclass(slots=True)

@@ -73,7 +73,7 @@ class Prompt:
 
 def new_run(spec: RunSpec, principal: Principal, limits: RunLimits, redactor: Redactor) -> NewRun:
     """Return what the store begins a run with."""
-    now = now_ms()
+    now, actor = now_ms(), acting.get()
     time = local(now, principal.terms.timezone or limits.timezone)
     kept = spec.background or spec.output_schema is not None
     return NewRun(
@@ -99,11 +99,11 @@ def new_run(spec: RunSpec, principal: Principal, limits: RunLimits, redactor: Re
         begun_again=spec.begun_again,
         begun_by=spec.begun_by,
         by={
-            "principal_id": principal.id,
-            "token_id": acting.get().token_id,
+            "principal_id": actor.principal_id or principal.id,
+            "token_id": actor.token_id,
             "name": spec.sender_name,
-            "door": spec.door,
-            "address": acting.get().address or spec.sender,
+            "door": spec.door or actor.door,
+            "address": actor.address or spec.sender,
         },
         lifts=spec.allow_tokens is not None,
         webhook=spec.webhook,

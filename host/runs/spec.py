@@ -190,10 +190,10 @@ class RunSpec:
     wait for a person, and denies the rest. ``ready``: it goes on where people have answered. ``of_task``: it
     goes on after a task's run. ``background``: nobody waits for its end, so it is begun again where its host
     stops in the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message
-    came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
-    to it; ``begun_by``: the conversation for which another agent begins this one. ``chat``: which chat hears
-    the end of what goes on after it (channel, chat, message that is replied to). ``webhook`` hears of
-    the run. ``after``: see ``NewRun``.
+    came in, if not at the request's own. ``output_schema``: what the answer has to be. ``depth``: how many
+    agents have asked each other up to it; ``begun_by``: the conversation for which another agent begins this
+    one. ``chat``: which chat hears the end of what goes on after it (channel, chat, message that is replied
+    to). ``webhook`` hears of the run. ``after``: see ``NewRun``.
     """
 
     message: str | None
@@ -235,7 +235,7 @@ class RunSpec:
     of_task: bool = False
     background: bool = False
     begun_again: str | None = None
-    door: str = "http"
+    door: str = ""
     depth: int = 0
     begun_by: str | None = None
     webhook: Webhook | None = None

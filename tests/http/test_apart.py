@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.http.two_principals import SETTINGS, TASK, Somebody, settle, somebody
+from tests.http.two_principals import SETTINGS, TASK, Somebody, asking, settle, somebody
 from tests.mcp.over_http import RawHttp, request
 from tests.running import HostProcess, ModelProcess, new_host
 
@@ -90,6 +90,11 @@ def test_the_operator_speaks_in_another_s_conversation_as_that_one_s(
     theirs = bob.client.get("/chat/main/messages").text
     assert "a word of the operator" in theirs
     assert "another at the other door" in theirs
+    paused = bob.chat(asking({"name": "ask_person", "input": {"question": "Which city?"}}))
+    told = {"message": "Rome", "conversation_id": paused["conversation_id"], "deny_pending": True}
+    assert operator.post("/chat", json=told).status_code == 200
+    (question,) = paused["requests"]
+    assert bob.client.get(f"/approvals/{question['id']}").json()["decided_by"]["principal_id"] == "operator"
     unknown = operator.post("/chat", json={"message": "hi", "conversation_id": "conv-x"})
     assert (unknown.status_code, unknown.json()["error"]) == (404, "conversation_id not found: conv-x")
 

@@ -251,6 +251,11 @@ def test_a_decision_keeps_the_program_through_which_it_came(
     path = f"/approvals/{told['requests'][0]['id']}"
     caller.post(path, json={"decision": "deny"}, headers=headers)
     assert caller.get(path).json()["decided_by"]["door"] == door
+    asked = chat(caller, asking())
+    body = {"message": "no", "conversation_id": asked["conversation_id"], "deny_pending": True}
+    caller.post("/chat", json=body, headers=headers)
+    decided = caller.get(f"/approvals/{asked['requests'][0]['id']}").json()
+    assert (decided["status"], decided["decided_by"]["door"]) == ("denied", door)
 
 
 def test_a_task_whose_question_a_message_answers_takes_the_outcome_of_that_run(
@@ -439,12 +444,16 @@ def test_an_idempotency_key_gives_the_same_answer_again(caller: httpx2.Client) -
     told = chat(caller, asking())
     (request,) = told["requests"]
     body = {"decision": "allow", "input_sha256": request["input_sha256"]}
-    answers = [
-        caller.post(f"/approvals/{request['id']}", json=body, headers={"Idempotency-Key": "k"})
-        for _ in range(2)
-    ]
-    assert [answer.status_code for answer in answers] == [200, 200]
-    assert answers[0].json() == answers[1].json()
+
+    def answer(_: int) -> httpx2.Response:
+        return caller.post(f"/approvals/{request['id']}", json=body, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(5) as threads:
+        at_once = list(threads.map(answer, range(5)))
+    assert {each.status_code for each in at_once} == {200}
+    later = answer(5).json()
+    assert later == answer(6).json()
+    assert [each.json()["decided_by"] for each in at_once] == [later["decided_by"]] * 5
 
 
 def test_programs_that_speak_openais_api_are_told_what_waits_and_do_not_try_again(

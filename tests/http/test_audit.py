@@ -47,12 +47,13 @@ def test_what_is_done_to_principals_and_tokens_is_there_newest_first(
 ) -> None:
     rotated = ann.client.post("/me/tokens", json={"name": "phone"}).json()
     assert ann.client.delete(f"/me/tokens/{rotated['id']}").status_code == 204
-    for body in ({"name": "Anne"}, {"status": "suspended"}):
+    for body in ({"name": "Anne"}, {"status": "suspended"}, {"name": "Anna"}):
         assert operator.patch(f"/principals/{ann.id}", json=body).status_code == 200
     assert operator.delete(f"/principals/{ann.id}").status_code == 202
     found = acts(operator, principal_id=ann.id)
     assert kinds(found) == [
         ("principal.deleted", ann.id),
+        ("principal.changed", ann.id),
         ("principal.suspended", ann.id),
         ("principal.changed", ann.id),
         ("token.revoked", rotated["id"]),
@@ -62,12 +63,12 @@ def test_what_is_done_to_principals_and_tokens_is_there_newest_first(
     ]
     here = {"door": "http", "address": "127.0.0.1"}
     assert found[0]["by"] == {"principal_id": "operator", "token_id": None, **here}
-    assert found[3]["by"] == {"principal_id": ann.id, "token_id": ann.token["id"], **here}
+    assert found[4]["by"] == {"principal_id": ann.id, "token_id": ann.token["id"], **here}
     assert "Ann" not in str(found)
     first = operator.get("/audit", params={"principal_id": ann.id, "limit": 3}).json()
     rest = acts(operator, principal_id=ann.id, cursor=first["next_cursor"])
     assert first["audit"] + rest == found
-    assert kinds(acts(operator, principal_id=ann.id, action="token.revoked")) == [kinds(found)[3]]
+    assert kinds(acts(operator, principal_id=ann.id, action="token.revoked")) == [kinds(found)[4]]
     assert acts(operator, since="9999-01-01T00:00:00Z") == []
     assert operator.get("/audit", params={"since": "yesterday"}).status_code == 400
 

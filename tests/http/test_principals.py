@@ -229,6 +229,8 @@ def test_the_operator_has_narrower_tokens_of_its_own(host: HostProcess, operator
         assert client.get("/tasks").status_code == 200
         assert client.get("/chat").status_code == 403
         assert client.get("/principals").status_code == 403
+    made = operator.post("/me/tokens", json={})
+    assert (made.status_code, made.json()["scopes"]) == (201, operator.get("/me").json()["scopes"])
     bound = operator.post("/tokens", json={"conversation_id": "narrow"}).json()
     with host.client(bound["token"]) as client:
         assert client.post("/me/tokens", json={}).status_code == 403

@@ -265,6 +265,8 @@ def test_people_allow_and_deny_calls_through_a_client_whose_token_may_approve(
             ("done", "mcp"),
         ]
         assert all(each["decided_by"]["token_id"] for each in decided)
+        who = {(each["decided_by"]["name"], each["decided_by"]["address"]) for each in decided}
+        assert who == {("operator", "127.0.0.1")}
     host.kill()
 
 

@@ -98,13 +98,17 @@ class Principals(Noun):
 
         async def work(tx: Tx) -> None:
             new = principal
+            before = await tx.fetchval("SELECT status FROM principals WHERE id = $1 FOR UPDATE", new.id)
             values = (new.name, new.status, new.terms.stored(), new.issuer, new.subject)
             if not await tx.execute(CHANGE, new.id, new.revision, *values):
-                raise Conflict(f"{new.id} was changed meanwhile; read it and try again", code="changed")
+                raise Conflict(
+                    f"{new.id} was changed meanwhile, or is being deleted; read it and try again",
+                    code="changed",
+                )
             suspended = new.status is PrincipalStatus.SUSPENDED
             await tx.execute(CANCEL if suspended else WAKE, new.id)
-            what = "principal.suspended" if suspended else "principal.changed"
-            await audit.note(tx, what, new.id, new.id)
+            what = "suspended" if suspended and before != new.status else "changed"
+            await audit.note(tx, f"principal.{what}", new.id, new.id)
 
         try:
             await self._engine.write(work)
