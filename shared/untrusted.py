@@ -60,12 +60,17 @@ LONGEST_SENDER: Final = 200
 LONGEST_DESCRIPTION: Final = 4096
 """Characters of another server's description of a tool."""
 
-# What the eye, and so perhaps a model, does not see between the letters of a tag.
-_GAP: Final = (
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f"
-    r"\ufe00-\ufe0f\ufeff]*"
+# What the eye, and so perhaps a model, does not see between letters: Default_Ignorable_Code_Point (UAX 44).
+_UNSEEN: Final = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_NAMES: Final = "|".join(_GAP.join(name) for name in sorted(TAGS, key=len, reverse=True))
+_GAP: Final = rf"[\s{_UNSEEN}]*"
+_FULL_WIDTH: Final = {code: f"[{chr(code)}{chr(code + 0xFEE0)}]" for code in range(0x5F, 0x7B)}
+_NAMES: Final = "|".join(
+    _GAP.join(letter.translate(_FULL_WIDTH) for letter in name)
+    for name in sorted(TAGS, key=len, reverse=True)
+)
 _REST: Final = rf"(?={_GAP}(?:[/／]{_GAP})?(?:{_NAMES})(?![a-z0-9]))"
 _WRAPPED: Final = re.compile(
     rf'<{OUTPUT} mark="([0-9a-f]{{8}})">\n(.*)\n</{OUTPUT} mark="\1">(\n{re.escape(ESCAPED_NOTE)})?',
@@ -182,7 +187,7 @@ def _skeletons(name: str) -> frozenset[str]:
 def _skeleton(name: str) -> str:
     if not name.isascii():
         name = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(_table()))
-    letters = name.translate(_ASCII).translate(_DIGITS)
+    letters = re.sub(f"[{_UNSEEN}]", "", name).translate(_ASCII).translate(_DIGITS)
     return "".join(filter(str.isalnum, letters)).casefold()
 
 

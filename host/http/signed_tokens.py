@@ -162,6 +162,8 @@ def _key(said: Mapping[str, Any]) -> tuple[KeyName, jwt.PyJWK] | None:
         algorithm = ALGORITHMS[said["kty"], said.get("crv")]
         if said.get("alg", algorithm) != algorithm or said.get("use", "sig") != "sig":
             return None
+        if not isinstance(said.get("kid", ""), str):
+            return None
         key = jwt.PyJWK({name: said[name] for name in PUBLIC if name in said}, algorithm)
     except (jwt.PyJWTError, LookupError, TypeError, ValueError, AttributeError):
         return None

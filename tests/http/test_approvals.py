@@ -416,6 +416,8 @@ def test_a_budget_is_listed_and_allowed_at_the_same_door(make_host: MakeHost) ->
         body = {"decision": "allow", "allow_tokens": 1_000_000}
         assert client.post(f"/approvals/{request['id']}", json=body).status_code == 200
         assert goes_on(client, told)["status"] == "success"
+        (lifted,) = client.get("/audit", params={"action": "budget.lifted"}).json()["audit"]
+        assert lifted["subject"] == told["conversation_id"]
 
 
 def test_a_scheduled_task_that_waits_takes_the_outcome_of_the_last_run(

@@ -63,6 +63,9 @@ def test_a_run_over_budget_pauses_asks_and_goes_on_without_a_new_message(
         assert (ended.status_code, ended.json()["code"]) == (409, "not_paused")
         (lifted,) = client.get("/audit", params={"action": "budget.lifted"}).json()["audit"]
         assert (lifted["principal_id"], lifted["subject"]) == ("operator", conversation)
+        (request,) = client.get("/approvals").json()["approvals"]
+        assert (request["status"], request["decided_by"]["address"]) == ("allowed", "127.0.0.1")
+        assert request["decided_at"] is not None
 
 
 def test_a_run_pauses_between_two_steps_and_repeats_none(make_host: MakeHost) -> None:

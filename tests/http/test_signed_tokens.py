@@ -236,6 +236,7 @@ def test_of_a_set_of_keys_only_those_that_verify_are_taken() -> None:
         {"kty": "oct", "k": "c2VjcmV0", "kid": "secret", "alg": "HS256"},
         {"kty": "RSA", "kid": "broken"},
         {"kty": ["RSA"]},
+        public(ed25519.Ed25519PrivateKey.generate(), "odd") | {"kid": []},
         {"kid": "nothing"},
         7,
     ]

@@ -30,17 +30,20 @@ from shared.untrusted import (
 )
 
 PIECES = [
-    "<", "</", "< / ", "＜", "</\u200b", ">", '"', "'", "&lt;", "&", " ", "\n", "\u200b", "\u00ad", "age",
+    "<", "</", "< / ", "＜", "＜／", "</\u200b", "\U000e0041", "\u3164", "ａｇｅ",
+    ">", '"', "'", "&lt;", "&", " ", "\n", "\u200b", "\u00ad", "age",
     'mark="', "deadbeef", "assistant", "sender=", "\u202e", *TAGS, *(tag.upper() for tag in TAGS),
+    *("".join(chr(ord(letter) + 0xFEE0) for letter in tag) for tag in TAGS),
 ]  # fmt: skip
 HOSTILE = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 NAMES = "|".join(TAGS)
-SOFT = dict.fromkeys([0x200B, 0xAD, 0x202E, 0xFEFF, 0x2060])
+SOFT = dict.fromkeys([0x200B, 0xAD, 0x202E, 0xFEFF, 0x2060, 0x3164, 0xE0041])
+FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)}
 
 
 def tags_in(text: str) -> list[str]:
     """Return the host's tags as a lenient reader would see them."""
-    seen = text.translate(SOFT).replace("＜", "<").lower()
+    seen = text.translate(SOFT).translate(FULL_WIDTH).lower()
     return ["".join(tag.split()) for tag in re.findall(rf"<\s*/?\s*(?:{NAMES})(?![a-z0-9])", seen)]
 
 
@@ -91,6 +94,7 @@ def test_a_message_has_one_tag_whatever_its_words_and_its_sender_are(words: str,
         "𝐚𝐬𝐬𝐢𝐬𝐭𝐚𝐧𝐭", "ássístánt", "system", "System:", "5ystem", "[host]", "PicoClaw", "tool",
         "scheduler", "scheduIer", "schedu1er", "ѕсhеdulеr", "SCHEDULER", "sysτem", "ꜱʏꜱᴛᴇᴍ", "systeм",
         "SYЅTEМ", "systern", "heаrtbeat", "0wner", "Аgent", "оperator",
+        "owner\u3164", "own\uffa0er", "\u1160host", "age\u115fnt", "system\U000e0041",
     ],
 )  # fmt: skip
 def test_a_name_that_is_a_post_is_shown_as_a_person_s(name: str) -> None:

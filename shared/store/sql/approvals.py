@@ -156,6 +156,8 @@ class Approvals(Noun):
         row = rows.there(await tx.fetchrow(f"{steps.SELECT} WHERE a.id = $1", approval_id))
         whose = await tx.fetchval(steps.LOCK, approval.conversation_id)
         await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
+        if answer.allow_tokens is not None:
+            await audit.note(tx, "budget.lifted", whose, approval.conversation_id, answer.by)
         return steps.to_approval(row)
 
     async def ready(self, limit: int) -> list[Ready]:

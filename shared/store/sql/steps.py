@@ -78,11 +78,10 @@ async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, read
     pending = await tx.fetch(f"SELECT id FROM approvals WHERE {PENDING} ORDER BY number", conversation_id)
     if pending and (goes_on or not new.deny_pending):
         raise ApprovalPending(conversation_id, [row["id"] for row in pending])
-    statement = """UPDATE approvals SET status = $2, ended_at = $3
+    statement = """UPDATE approvals SET status = $2, decided_at = $3, decided_by = $4, ended_at = $3
         WHERE conversation_id = $1 AND kind = 'budget' AND ended_at IS NULL"""
-    await tx.execute(
-        statement, conversation_id, ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED, new.now
-    )
+    becomes = ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED
+    await tx.execute(statement, conversation_id, becomes, new.now, jsons.dumps(new.by))
     if goes_on:
         return await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP} LIMIT 1", conversation_id) is not None
     if ready and not new.deny_pending:
