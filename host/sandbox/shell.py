@@ -81,6 +81,10 @@ class Command:
         return " ".join(word for word in self.words if word is not None)
 
 
+UNKNOWN: Final = Command((None,))
+"""What stands deeper in a line than it is looked at."""
+
+
 @dataclass(slots=True)
 class Script:
     """All commands of a line as they are written, its functions, and those that multiply themselves.
@@ -184,6 +188,8 @@ class _Look:
         for text in (text for each in run for text in _inner_scripts(each)):
             if self._nesting < _MAX_NESTING:
                 _Look(self._script, text, self._nesting + 1, self._until).take()
+            else:
+                self._script.commands.append(UNKNOWN)
 
     def _redirect_targets(self, node: Node) -> Iterator[Word]:
         for child in node.children:
@@ -267,7 +273,10 @@ def _inner(command: Command) -> Iterator[Command]:
     wrapped = 0
     while words and words[0] is not None and _WRAPPERS.fullmatch(name := words[0].rpartition("/")[2]):
         wrapped += 1
-        if (name, *words[1:2]) in _ASKS or wrapped > _MAX_WRAPPERS:
+        if (name, *words[1:2]) in _ASKS:
+            return
+        if wrapped > _MAX_WRAPPERS:
+            yield UNKNOWN
             return
         words = _without_options(words[1:], _OPTIONS_WITH_VALUES.get(name, frozenset()))
         if words:
@@ -292,7 +301,7 @@ def _inner_scripts(command: Command) -> Iterator[str]:
     if command.name in _SHELLS:
         for position, word in enumerate(words[1:-1], 1):
             if re.fullmatch(r"-[a-z]*c", word):
-                yield words[position + 1]
+                yield next((each for each in words[position + 1 :] if not each.startswith("-")), "")
                 return
     if command.name == "eval":
         yield " ".join(words[1:])

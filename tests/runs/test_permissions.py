@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -56,6 +58,9 @@ PUSH = gate([ask("exec", "git push *")])
         "git push \\\n origin",
         "ls | xargs git push origin",
         "A=1 git push origin",
+        "bash -c -- 'git push origin'",
+        "sudo " * 9 + "git push origin",
+        reduce(lambda inner, _: f"sh -c {quote(inner)}", range(6), "git push origin"),
     ],
 )
 def test_a_simple_command_is_asked_about_wherever_it_stands(command: str) -> None:
