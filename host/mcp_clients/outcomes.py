@@ -51,13 +51,15 @@ class Heard:
     """What was seen and heard of a server besides its answers.
 
     ``status``, ``kind``, ``location``: of the newest HTTP answer; ``fault``: why one was not taken in;
-    ``last_words``: a program's; ``tools``: as they were listed; ``changed``: the list is another one now.
+    ``end``: why none is any more; ``last_words``: a program's; ``tools``: as they were listed; ``changed``:
+    the list is another one now.
     """
 
     status: int = 0
     kind: str = ""
     location: str = ""
     fault: str = ""
+    end: str = ""
     last_words: str | None = None
     tools: list[Any] = field(default_factory=list)
     changed: bool = False
@@ -88,8 +90,8 @@ def reason(error: BaseException, heard: Heard, config: ServerConfig) -> str:
     name = type(error).__name__
     if name in _KINDS:
         return _KINDS[name]
-    if heard.fault:
-        return heard.fault
+    if heard.fault or heard.end:
+        return heard.fault or heard.end
     if "Connect" in name:
         return "could not be reached"
     if heard.last_words is not None:

@@ -176,7 +176,12 @@ class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
         return getattr(self._incoming, "last_context", None)
 
     async def receive(self) -> SessionMessage | Exception:
-        item = await self._incoming.receive()
+        try:
+            item = await self._incoming.receive()
+        except anyio.EndOfStream:
+            if self._heard.fault:
+                self._heard.end = f"{self._heard.fault}: nothing more of it is read in this run"
+            raise
         if isinstance(item, ValidationError):
             return _refused(item)
         if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse):

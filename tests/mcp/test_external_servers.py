@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import psutil
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.egress.addresses import CLOSED, Network, is_public
+from host.egress.bounded import MESSAGE_LIMIT
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.listed_tools import NAME, ToolPins
 from host.mcp_clients.server_config import ServerConfig
@@ -170,6 +172,24 @@ async def test_a_server_that_says_too_much_costs_its_call_and_not_the_others(
         assert (await call(found, "mcp__good__act")).text == "hello"
     # What the server made of it lies in this process too; made into objects it would be 0.4 GB more.
     assert psutil.Process().memory_info().rss < before + 250_000_000
+
+
+@pytest.mark.parametrize("kind", ["sse", "stdio"])
+async def test_later_calls_are_told_why_a_server_is_heard_no_more(kind: str) -> None:
+    program = "from tests.mcp.other_servers import weather_server; weather_server().run()"
+    async with listening(weather_server().sse_app()) as base:
+        config = ServerConfig(
+            type=kind,  # type: ignore[arg-type] # one of them
+            url=f"{base}/sse",
+            command=sys.executable,
+            args=("-c", program),
+            start_ms=60_000,
+        )
+        async with opened(replace(LOCAL, spawn=unconfined), p=config) as found:
+            first = await call(found, "mcp__p__archive", size=MESSAGE_LIMIT)
+            later = await call(found, "mcp__p__forecast", city="Berlin")
+    assert first.text == "The MCP server p says too much."
+    assert later.text == "The MCP server p says too much: nothing more of it is read in this run."
 
 
 async def test_a_text_may_hold_as_many_brackets_as_it_likes(hostile: tuple[Hostile, str]) -> None:
