@@ -135,7 +135,12 @@ class _Stop:
         self._end: threading.Thread | None = None
         self._store: Store | None = None
         self._grace_s = settings.stop_grace_ms / 1000
-        self._volume = "STORE_DIR" if settings.database_url is None else "DATABASE_URL"
+        self._places = {
+            "LOCAL_DB_PATH": settings.local_db_path.parent,
+            "STORE_DIR": settings.store_dir,
+            "MEMORY_DIR": settings.memory_dir,
+        }
+        self._unseen = "The opening of the store" if settings.database_url is None else "DATABASE_URL"
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def __call__(self, reason: str) -> None:
@@ -159,7 +164,7 @@ class _Stop:
     def _watch(self) -> None:
         """Tell when the event loop stands still (a disk hangs), and see the signals that it can't."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _signals())  # only so does sigpending(2) show them
-        turned = threading.Event()
+        turned, waits = threading.Event(), ""
         while not self._loop.is_closed():
             turned.clear()
             with suppress(RuntimeError):  # closed just now
@@ -168,11 +173,13 @@ class _Stop:
             if not (turned.wait(HANGS_S / 2) or turned.wait(HANGS_S / 2)):
                 self._wait_for_loop(turned)
             time.sleep(HANGS_S / 2)
+            if self._store is None and not waits and (waits := self._silent(HANGS_S) or ""):
+                logger.error("The host cannot start: %s does not answer", waits)
 
     def _wait_for_loop(self, turned: threading.Event) -> None:
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        self._stuck = (self._store and self._store.hanging(HANGS_S / 4)) or f"The event loop, in {where},"
+        self._stuck = self._silent(HANGS_S / 4) or f"The event loop, in {where},"
         logger.error("No request is answered: %s does not answer", self._stuck)
         while not turned.wait(0.5):
             if not signal.sigpending().isdisjoint(_signals()):
@@ -199,7 +206,25 @@ class _Stop:
         os._exit(1)
 
     def _hanging(self) -> str | None:
-        return self._stuck or (self._volume if self._store is None else self._store.hanging(HANGS_S))
+        return self._stuck or self._silent(HANGS_S) or (self._unseen if self._store is None else None)
+
+    def _silent(self, within_s: float) -> str | None:
+        """Return whose file system doesn't answer in so many seconds; blocks as long."""
+        if self._store is not None:
+            return self._store.hanging(within_s)
+        for name, path in self._places.items():
+            trial = threading.Thread(target=_look, args=(path,), daemon=True)
+            trial.start()
+            trial.join(within_s)
+            if trial.is_alive():
+                return f"{name} ({path})"
+        return None
+
+
+def _look(directory: Path) -> None:
+    """Return as soon as a directory's file system says that it has no such file; it may not take changes."""
+    with suppress(OSError):
+        (directory / f"picoclaw-{os.urandom(8).hex()}").unlink()
 
 
 async def serve_on(bound: socket.socket, settings: Settings, early: Early | None = None) -> None:

@@ -154,6 +154,36 @@ def test_a_local_disk_that_hangs_is_named_and_sigterm_ends_the_host_at_once(
     host.stop()
 
 
+def test_a_disk_that_hangs_while_the_host_starts_is_named(volume: Path, tmp_path: Path) -> None:
+    """Its files are read, and only what would write them waits: a thread, while the event loop goes on."""
+    host = new_host(tmp_path / "host", None, {"LOCAL_DB_PATH": str(volume / "picoclaw.db")})
+    host.command = (sys.executable, "-c", SOONER)
+    with frozen(volume):
+        host.start(wait=False)
+        until(lambda: f"The host cannot start: LOCAL_DB_PATH ({volume}) does not answer" in host.log_text)
+        assert host.process is not None
+        host.process.send_signal(signal.SIGTERM)
+        until(lambda: f"LOCAL_DB_PATH ({volume}) does not answer: ending without it" in host.log_text)
+    assert host.process.wait(60) == 1
+
+
+@needs_fuse
+@pytest.mark.parametrize(
+    ("name", "place"), [("LOCAL_DB_PATH", "local"), ("STORE_DIR", "store"), ("MEMORY_DIR", "memory")]
+)
+def test_a_file_system_that_hangs_when_the_host_is_started_is_named(
+    tmp_path: Path, name: str, place: str
+) -> None:
+    host = new_host(tmp_path / "host", None)
+    host.command = (sys.executable, "-c", SOONER)
+    (directory := tmp_path / "host" / place).mkdir()
+    with hanging(directory):
+        host.start(wait=False)
+        until(lambda: f"{name} ({directory}) does not answer" in host.log_text)
+        assert host.stop() == 1
+    assert f"{name} ({directory}) does not answer: ending without it" in host.log_text
+
+
 @needs_fuse
 def test_a_local_disk_whose_files_cannot_be_looked_up_is_told_from_the_volume(
     model: ModelProcess, tmp_path: Path
