@@ -5,13 +5,11 @@ import gc
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -30,6 +28,7 @@ from shared.logging import configure
 from shared.principals import OPERATOR, principal_of, said_name, stored_name
 from shared.redact import Redactor
 from shared.store import open_tool_store, warm_shared_store
+from shared.store.sqlite.content import temporary_directory
 from shared.store.store import Store
 from shared.tasks import TaskService
 from shared.tool_contract import tool_declarations
@@ -157,8 +156,8 @@ _SCRIPT: Final[tuple[dict[str, Any], ...]] = (
 
 def rehearse(timezone: str) -> None:
     """Play a session to its end. Without a place for temporary files nothing happens but a slower start."""
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="pico-rehearsal-") as directory:
-        database = Path(directory) / "store.db"
+    with contextlib.suppress(OSError), temporary_directory() as directory:
+        database = directory / "store.db"
         _apart(lambda: open_tool_store(database, None, None))
         _play(Identity("rehearsal", True, database, None, timezone, DEFAULT_TASK_QUOTA))
 

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class ToolServerPlace:
             "PICOCLAW_DB_PATH": str(self.db_path),
             "MAX_TASKS_PER_CONVERSATION": str(self.task_quota),
             "TZ": self.timezone,
+            "TMPDIR": tempfile.gettempdir(),
             "LANG": "C.UTF-8",
             "PYDANTIC_DISABLE_PLUGINS": "__all__",
         }

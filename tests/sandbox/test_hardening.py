@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -20,6 +22,7 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy, commands_own
 from host.sandbox.worker.confine.grants import Access, Grant, owns_something_readable
 from host.tools.files_and_commands import SandboxToolset
+from shared.store.sqlite.content import temporary_directory
 from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
@@ -272,27 +275,63 @@ async def test_a_cleaner_of_temporary_files_does_not_stop_commands_for_good(ws: 
         assert Path(await private_directory(sandbox, "one")).parent != private.parent
 
 
-async def test_private_directories_of_killed_supervisors_are_removed_by_the_next(ws: Path) -> None:
-    parent = Path(tempfile.gettempdir())
-    abandoned = Path(tempfile.mkdtemp(prefix="picoclaw-"))
-    (abandoned / "left").write_text("behind")
-    young = Path(tempfile.mkdtemp(prefix="picoclaw-"))
-    os.utime(abandoned, (1, 1))
-    try:
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this host's temporary directories are, and no other's."""
+    made = Path(tempfile.mkdtemp(prefix="for-tests-"))
+    made.chmod(0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    yield made
+    shutil.rmtree(made)
+
+
+REHEARSAL = """
+import os, signal
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGKILL))
+from mcp_server.session import rehearse
+rehearse("UTC")
+"""
+
+
+async def test_directories_of_killed_processes_are_removed_by_the_next_host_and_nobody_elses(
+    ws: Path, tmp_path: Path, temporary: Path
+) -> None:
+    killed = await anyio.run_process(
+        [sys.executable, "-c", REHEARSAL], env={"TMPDIR": str(temporary)}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (rehearsal,) = temporary.iterdir()
+    # In no order: among many, what isn't to go has been seen when the last has gone.
+    abandoned, young = (rehearsal, *(locked() for _ in range(20))), locked()
+    (home := temporary / "picoclaw-home").mkdir()
+    (home / "kept").write_text("somebody's")
+    elsewhere = Path(shutil.move(locked(), tmp_path))
+    (link := temporary / "picoclaw-link").symlink_to(elsewhere)
+    with temporary_directory() as held:
+        for path in (*abandoned, held, home, link, elsewhere):
+            os.utime(path, (1, 1), follow_symlinks=False)
         async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
             await sandbox.ready()
             with anyio.fail_after(60):
-                while abandoned.exists():
+                while any(path.exists() for path in abandoned):
                     await anyio.sleep(0.01)
-            assert young.exists()
-            assert abandoned.parent == parent
-    finally:
-        young.rmdir()
+        assert held.exists()
+    assert young.exists()
+    assert (home / "kept").exists()
+    assert (elsewhere / "left").exists()
+
+
+def locked() -> Path:
+    """Return a private directory as a process leaves it that is killed."""
+    made = Path(tempfile.mkdtemp(prefix="picoclaw-"))
+    (made / "lock").touch()
+    (made / "left").write_text("behind")
+    return made
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see namespaces")
 async def test_a_supervisor_that_dies_while_it_removes_a_big_tree_is_replaced_at_once(ws: Path) -> None:
-    abandoned = Path(tempfile.mkdtemp(prefix="picoclaw-"))
+    abandoned = locked()
     for number in range(20_000):
         (abandoned / str(number)).touch()
     os.utime(abandoned, (1, 1))
@@ -357,6 +396,7 @@ import sys, anyio
 from pathlib import Path
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
+from shared.store.sqlite.content import temporary_directory
 from tests.sandbox.opened import toolset
 for kind in ("user", "pid", "mnt"):
     Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")

@@ -5,6 +5,7 @@ mended and tried again, the other refused.
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -161,6 +162,17 @@ def try_disk(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Give a directory in TMPDIR that goes with the block; if the process is killed, a later host removes it.
+
+    By its lock that host knows that it is one, and whether it is still used (``sandbox.worker`` looks).
+    """
+    with tempfile.TemporaryDirectory(prefix="picoclaw-") as folder, Path(folder, "lock").open("xb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Path(folder)
+
+
 JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data", "terms"})
 
 
@@ -191,12 +203,12 @@ def rows_of(database: Path, names: Sequence[str]) -> dict[str, list[dict[str, An
 
     A copy is read, with the log that may lie beside it, so that nothing changes where it lies.
     """
-    with tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
+    with temporary_directory() as folder:
         for end in ("", "-wal"):
             if Path(f"{database}{end}").exists():
-                shutil.copyfile(f"{database}{end}", Path(folder, f"copy{end}"))
+                shutil.copyfile(f"{database}{end}", folder / f"copy{end}")
         try:
-            with closing(sqlite3.connect(Path(folder, "copy"))) as connection:
+            with closing(sqlite3.connect(folder / "copy")) as connection:
                 connection.row_factory = sqlite3.Row
                 return {
                     name: [dict(row) for row in connection.execute(f"SELECT * FROM {name}")] for name in names

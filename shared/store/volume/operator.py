@@ -17,7 +17,7 @@ from typing import Any, Final
 from shared.errors import StoreDamaged, StoreError, StoreVersion
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
-from shared.store.sqlite.content import faults_in, is_damage, rows, tables, told_apart
+from shared.store.sqlite.content import faults_in, is_damage, rows, tables, temporary_directory, told_apart
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.store import SCHEMA_VERSION, migrate
 from shared.store.volume import chain, layout, opening, salvage, snapshot
@@ -223,8 +223,7 @@ def _rebuilt(store_dir: Path) -> Iterator[Path]:
     _listing(store_dir)
     with ExitStack() as folders:
         with _room(store_dir):
-            folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="picoclaw-"))
-            database = Path(folder, "store.db")
+            database = folders.enter_context(temporary_directory()) / "store.db"
             _steady(store_dir, lambda: chain.rebuild(store_dir, database))
             chain.quick_check(database)
         yield database
@@ -233,8 +232,8 @@ def _rebuilt(store_dir: Path) -> Iterator[Path]:
 @contextmanager
 def _folder(source: Path) -> Iterator[Path]:
     """Give a directory for a copy; what fails within is the machine's fault, or damage."""
-    with _room(source), tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
-        yield Path(folder)
+    with _room(source), temporary_directory() as folder:
+        yield folder
 
 
 def _room(source: Path) -> AbstractContextManager[None]:

@@ -29,7 +29,7 @@ class Places:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._places: dict[str, Place] = {}
-        self._held = _hold(config.temporary)
+        self._held = _hold(config.temporary, os.O_CREAT)
         # Names in it can't be guessed, and nobody may list or watch them (inotify(7)), not even its owner: a
         # command may have the same uid.
         os.chmod(config.temporary, 0o311)  # noqa: S103 - others may pass through
@@ -72,7 +72,7 @@ class Places:
         return f"{self._config.temporary}/{directory.rsplit('/', 1)[1]}"
 
     def remove_abandoned(self) -> None:
-        """Remove what supervisors left that were killed before they could; beside the work, in a process."""
+        """Remove what processes left that were killed before they could; beside the work, in a process."""
         _beside(lambda: _remove_abandoned(os.path.dirname(self._config.temporary)))
 
     def forget(self, conversation: str) -> None:
@@ -130,9 +130,9 @@ def _make_private(place: Place, config: Config) -> None:
                 os.chown(path, config.uid, config.gid)
 
 
-def _hold(path: str) -> int:
+def _hold(path: str, made: int = 0) -> int:
     """Lock a directory, by a file in it, for as long as this process lives (flock(2))."""
-    descriptor = os.open(f"{path}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(f"{path}/{LOCK}", os.O_RDWR | made | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
@@ -154,13 +154,16 @@ def _remove_abandoned(parent: str) -> None:
 
 
 def _remove_if_abandoned(path: str) -> None:
-    """Remove a directory of ours that nobody holds and that is not so young that its holder may come."""
+    """Remove a directory of ours that nobody holds and that is not so young that its holder may come.
+
+    What has no lock in it is somebody's who likes the name, and so is a link.
+    """
     with contextlib.suppress(OSError):
         status = os.lstat(path)
-        if status.st_uid != os.geteuid() or time.time() - status.st_mtime < ABANDONED_S:
-            return
-        with syscalls.held(_hold(path)):  # fails while its supervisor lives
-            _remove_private(path)
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        if ours and time.time() - status.st_mtime > ABANDONED_S:
+            with syscalls.held(_hold(path)):  # fails while its process lives
+                _remove_private(path)
 
 
 def _remove_private(directory: str) -> None:
