@@ -99,7 +99,10 @@ class Sealer:
 
         nonce = os.urandom(_NONCE_BYTES)
         cipher = AESGCM(_key(self._passphrase, self._header))
-        sealed = cipher.encrypt(nonce, value.encode(), self._header)
+        try:
+            sealed = cipher.encrypt(nonce, value.encode(), self._header)
+        except UnicodeEncodeError:
+            raise SecretFault("a value is not text") from None
         return SEALED + base64.b64encode(self._header + nonce + sealed).decode()
 
 
@@ -231,7 +234,7 @@ def _key(passphrase: str, header: bytes) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
     _, log_n, r, p, salt = _HEADER.unpack(header)
-    return Scrypt(salt=salt, length=32, n=1 << log_n, r=r, p=p).derive(passphrase.encode())
+    return Scrypt(salt=salt, length=32, n=1 << log_n, r=r, p=p).derive(os.fsencode(passphrase))
 
 
 def _sipeed_key(passphrase: str, salt: bytes, environ: Mapping[str, str]) -> bytes:
@@ -247,7 +250,7 @@ def _sipeed_key(passphrase: str, salt: bytes, environ: Mapping[str, str]) -> byt
             "it was encrypted by sipeed/picoclaw or a newer version; "
             f"for the former its SSH key is needed, and {path} cannot be read (PICOCLAW_SSH_KEY_PATH)"
         ) from None
-    material = hmac.digest(digest, passphrase.encode(), "sha256")
+    material = hmac.digest(digest, os.fsencode(passphrase), "sha256")
     return HKDF(SHA256(), length=32, salt=salt, info=b"picoclaw-credential-v1").derive(material)
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from getpass import getpass
 from io import StringIO
@@ -71,7 +72,7 @@ def set_secret(
 ) -> None:
     """Set a secret; the value is read from standard input, without echo at a terminal."""
     file = _file()
-    value = _asked("Value: ").strip()
+    value = (getpass("Value: ") if sys.stdin.isatty() else _piped()).strip()
     if not value:
         fail("The value is empty; nothing was changed.")
     file.set(name, Sealer(_passphrase(PASSPHRASE, new=True)).seal(value) if encrypt else value, add=add)
@@ -131,8 +132,12 @@ def _passphrase(variable: str, *, new: bool) -> str:
     return first
 
 
-def _asked(prompt: str) -> str:
-    return getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
+def _piped() -> str:
+    with suppress(UnicodeDecodeError):
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        if "\0" not in text:
+            return text
+    return fail("The value is not UTF-8 text; nothing was changed.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,7 @@ def _loosened(settings: Settings) -> Iterator[str]:
             yield f"SECURITY: channel {name} allows everyone (allow_from is empty)"
 
 
-BEYOND: Final = "a number or a text beyond all use"
+BEYOND: Final = "a number beyond all use, or not UTF-8 text"
 KINDS: Final = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",

@@ -31,7 +31,9 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PICOCLAW_HOME": str(home), "COLUMNS": "160", **extra}
 
 
-def picoclaw(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+def picoclaw(
+    home: Path, *arguments: str, stdin: str | bytes = "", **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, which saves the start of one, in an environment of its own."""
     with patch.dict(os.environ, environment(home, **extra), clear=True), warm():
         time.tzset()

@@ -40,7 +40,9 @@ def written(home: Path, text: str = SECURITY) -> Path:
     return path
 
 
-def secrets(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+def secrets(
+    home: Path, *arguments: str, stdin: str | bytes = "", **extra: str
+) -> subprocess.CompletedProcess[str]:
     return picoclaw(home, "secrets", *arguments, stdin=stdin, **extra)
 
 
@@ -162,6 +164,30 @@ class TestSecrets:
         secrets(tmp_path, "set", "api_token", "--encrypt", stdin="tok\n", PICOCLAW_KEY_PASSPHRASE="one")
         sealed = path.read_text().removeprefix("api_token: ").strip()
         assert unseal(sealed, "one") == "tok"
+
+    def test_a_value_is_taken_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "")
+        key = "-----BEGIN KEY-----\nabc\n-----END KEY-----"
+        name = "tools.mcp.servers.a.env.KEY"
+        secrets(tmp_path, "set", name, "--encrypt", stdin=f"\ufeff{key}\n", PICOCLAW_KEY_PASSPHRASE="one")
+        before = path.read_text()
+        assert unseal(before.rpartition("KEY: ")[2].strip(), "one") == key
+        for value in (b"\xff\xfe", b"a\0b"):
+            refused = secrets(tmp_path, "set", name, stdin=value)
+            assert (refused.returncode, "is not UTF-8 text" in refused.stderr) == (1, True)
+        assert path.read_text() == before
+
+    def test_a_passphrase_may_be_any_bytes_and_a_value_has_to_be_text(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "api_token: plain\n")
+        passphrase = os.fsdecode(b"\xe4\xff")
+        assert secrets(tmp_path, "encrypt", PICOCLAW_KEY_PASSPHRASE=passphrase).stdout == "1 encrypted.\n"
+        token = load(environment(tmp_path, PICOCLAW_KEY_PASSPHRASE=passphrase)).api_token
+        assert token is not None
+        assert token.get_secret_value() == "plain"
+        written(tmp_path, 'api_token: "\\uDCFF"\n')
+        refused = secrets(tmp_path, "encrypt", PICOCLAW_KEY_PASSPHRASE="one")
+        assert (refused.returncode, "a value is not text" in refused.stderr) == (2, True)
+        assert path.read_text() == 'api_token: "\\uDCFF"\n'
 
     def test_broken_yaml_is_not_touched(self, tmp_path: Path) -> None:
         path = written(tmp_path, "a: [canary")

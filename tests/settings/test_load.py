@@ -112,8 +112,8 @@ def test_other_words_for_a_truth_stop_the_start(tmp_path: Path, word: str) -> No
         ("PICOCLAW_AUTH_JWT_JWKS_URL", "https://issuer/a b", "must be an http or https address"),
         ("PICOCLAW_CHANNELS_TELEGRAM_WEBHOOK_URL", "http://:80", "must be an http or https address"),
         ("PICOCLAW_MODEL_LIST", "[{", "must be JSON"),
-        ("PICOCLAW_BUDGETS_DAY_DOLLARS", "nan", "is a number or a text beyond all use"),
-        ("PICOCLAW_BUDGETS_RUN_DOLLARS", "1e400", "is a number or a text beyond all use"),
+        ("PICOCLAW_BUDGETS_DAY_DOLLARS", "nan", "is a number beyond all use, or not UTF-8 text"),
+        ("PICOCLAW_BUDGETS_RUN_DOLLARS", "1e400", "is a number beyond all use, or not UTF-8 text"),
         ("STORE_DIR", "$HOME/store", "has $HOME in it, which stays as it is here: write the path itself"),
         ("MEMORY_DIR", "/srv/${USER}", "has ${USER} in it, which stays as it is here: write the path itself"),
         ("LOCAL_DB_PATH", '"/srv/a.db"', 'has " in it, which stays as it is here: write the path itself'),
@@ -378,7 +378,7 @@ def test_a_value_beyond_all_use_is_named_with_the_other_faults(tmp_path: Path) -
     (tmp_path / ".security.yml").write_text("api_token: 0123456789012345678901234567890\n")
     said = fault_in(tmp_path, CONSOLE="perhaps")
     assert "CONSOLE (environment) must be true or false" in said
-    assert ".security.yml, line 1: api_token is a number or a text beyond all use" in said
+    assert ".security.yml, line 1: api_token is a number beyond all use, or not UTF-8 text" in said
 
 
 @pytest.mark.parametrize("place", ["gateway", "webhooks", "tools.mcp"])
