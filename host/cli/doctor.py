@@ -17,7 +17,7 @@ import anyio
 import httpx2
 
 from host.cli.client import HostClient, Json, find_target, surroundings
-from host.cli.start import UNGUARDED, guessable, local_url, passphrase_asker
+from host.cli.start import UNGUARDED, guessable, lacks_temporary_files, local_url, passphrase_asker
 from host.cli.terminal import HostFault, judged, tell
 from host.models.access import ModelAccess, Route, deprecated
 from host.models.process import ModelProcess
@@ -84,7 +84,10 @@ def _findings() -> Iterator[Finding]:
     yield _token(settings)
     yield Finding("time zone", "ok", local(now_ms(), settings.timezone))
     yield from _volumes(settings)
-    yield from _whole("sandbox", lambda: _sandbox(settings))
+    if fault := lacks_temporary_files():
+        yield Finding("temporary files", "fault", fault)
+    else:
+        yield from _whole("sandbox", lambda: _sandbox(settings))
     yield from _skills(settings)
     yield from _whole("model", lambda: _models(settings))
     yield from (Finding("model", "note", said) for said in deprecated(settings))

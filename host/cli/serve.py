@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
-from host.cli.start import HOPELESS, UNGUARDED, guessable, stop, take_settings
+from host.cli.start import HOPELESS, UNGUARDED, guessable, lacks_temporary_files, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from host.models.access import deprecated
 from host.models.process import ModelProcess
@@ -76,8 +76,8 @@ def run(settings: Settings, bound: socket.socket | None = None, early: Early | N
     """
     if settings.api_token is None and not settings.allow_no_token_500:
         stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
-    if weak := guessable(settings):
-        stop(weak)
+    if wrong := guessable(settings) or lacks_temporary_files():
+        stop(wrong)
     not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(secret_values(settings)))
     for warning in deprecated(settings):

@@ -61,6 +61,19 @@ def guessable(settings: Settings) -> str | None:
     return None
 
 
+def lacks_temporary_files() -> str | None:
+    """Return why there can be no temporary files, as a sentence that says what mends it."""
+    import tempfile  # many commands live without it
+
+    try:
+        tempfile.gettempdir().encode()
+    except FileNotFoundError:
+        return "TMPDIR: no directory for temporary files can be written; mount one at /tmp, or name one"
+    except UnicodeEncodeError:
+        return "TMPDIR: its path is not UTF-8 text; name another directory"
+    return None
+
+
 def _fault(token: str) -> str | None:
     if len(token) < SHORTEST_TOKEN:
         return f"is shorter than {SHORTEST_TOKEN} characters"

@@ -19,8 +19,6 @@ from shared.errors import Misconfigured
 OUTSIDE: Final = "Command blocked by safety guard (path outside working dir)"
 DANGEROUS: Final = "Command blocked by safety guard (dangerous pattern detected)"
 
-# where every conversation's TMPDIR lies; the trailing dash makes it a prefix
-PRIVATE: Final = f"{tempfile.gettempdir()}/picoclaw-"
 _ENDINGS: Final = re.compile("shutdown|reboot|poweroff|halt|format|diskpart|wipefs|mkswap|mkfs.*")
 _SYSTEMD: Final = {
     "init": ("0", "6"),
@@ -68,7 +66,7 @@ class Guard:
         self._strict = policy.strict_guard
         self._confined = policy.restrict_to_workspace
         self._workspace = workspace
-        self._writable = [str(workspace), PRIVATE, *map(_fixed_part, policy.write_paths)]
+        self._writable = [str(workspace), private(), *map(_fixed_part, policy.write_paths)]
         opened = [*map(_fixed_part, policy.read_paths), *map(str, policy.skill_paths)]
         readable = [*self._writable, *opened, *_SYSTEM, *_KERNEL]
         self._readable = ["/"] if policy.allow_read_outside_workspace else readable
@@ -141,6 +139,11 @@ def _is_outside(path: str, start: str | None, roots: Iterable[str]) -> bool:
     return not _inside(os.path.normpath(_fixed_part(path)), roots)
 
 
+def private() -> str:
+    """Return how the path of every conversation's TMPDIR begins."""
+    return f"{tempfile.gettempdir()}/picoclaw-"
+
+
 def _fixed_part(path: str) -> str:
     """Return the path up to the directory where wildcards begin; several slashes at its start are one."""
     path = re.sub("^/+", "/", path)
@@ -150,7 +153,7 @@ def _fixed_part(path: str) -> str:
 
 def _inside(path: str, roots: Iterable[str]) -> bool:
     return any(
-        root == "/" or path == root or path.startswith(root if root == PRIVATE else root.rstrip("/") + "/")
+        root == "/" or path == root or path.startswith(root if root == private() else root.rstrip("/") + "/")
         for root in roots
     )
 

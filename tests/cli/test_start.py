@@ -139,6 +139,26 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     assert "cannot be made" in process(tmp_path, "init", PICOCLAW_HOME="/proc/home").stderr
 
 
+@pytest.mark.parametrize(
+    ("ending", "limit", "said"),
+    [("\udcff", "unlimited", "its path is not UTF-8"), ("", "0", "no directory for temporary files can be")],
+)
+def test_without_a_place_for_temporary_files_a_start_and_doctor_say_so(
+    tmp_path: Path, ending: str, limit: str, said: str
+) -> None:
+    (directory := tmp_path / f"tmp{ending}").mkdir()
+    environ = environment(tmp_path, TMPDIR=str(directory), API_TOKEN="canary-0123456789")
+    for command, code, place in (("serve", 2, "picoclaw: "), ("doctor", 1, "✗ temporary files: ")):
+        # No file may be written: what else makes each place for them useless is the machine's.
+        ended = subprocess.run(
+            ["/bin/sh", "-c", f'ulimit -f {limit}; exec "$0" -m host.cli {command}', sys.executable],
+            env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == code, ended.stderr
+        assert f"{place}TMPDIR: {said}" in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
 def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

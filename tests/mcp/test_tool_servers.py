@@ -186,7 +186,7 @@ async def test_a_tool_server_has_nothing_of_the_hosts_environment(
         await servers.toolset("conv-a", is_main=False).open()
         (child,) = zygote_of(servers).children()
         allowed = {"PICOCLAW_DB_PATH", "MAX_TASKS_PER_CONVERSATION", "TZ", "LANG", "LC_CTYPE"}
-        allowed |= {"PYDANTIC_DISABLE_PLUGINS"}
+        allowed |= {"PYDANTIC_DISABLE_PLUGINS", "TMPDIR"}
         assert set(zygote_of(servers).environ()) | set(child.environ()) <= allowed
         # stdin, stdout, stderr, the two ends of its wire, and its own; nothing of the host's or the zygote's.
         names = {open_file.path for open_file in child.open_files()}

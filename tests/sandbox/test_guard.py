@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.sandbox import shell
-from host.sandbox.guard import DANGEROUS, OUTSIDE, PRIVATE, Guard
+from host.sandbox.guard import DANGEROUS, OUTSIDE, Guard, private
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.shell import parse
 from shared.errors import Misconfigured
@@ -207,8 +207,8 @@ def test_no_harmless_command_of_the_corpus_is_refused(name: str) -> None:
     for entry in entries.load(name)["benign"]:
         given = {"command": entry["input"]} if isinstance(entry["input"], str) else entry["input"]
         if "command" in given:
-            line = given["command"].replace("@WS@", str(WORKSPACE)).replace("@TMP@", f"{PRIVATE}x/1")
-            cwd = given.get("cwd", ".").replace("@TMP@", f"{PRIVATE}x/1")
+            line = given["command"].replace("@WS@", str(WORKSPACE)).replace("@TMP@", f"{private()}x/1")
+            cwd = given.get("cwd", ".").replace("@TMP@", f"{private()}x/1")
             assert guard().refusal(line, cwd) is None, entry["id"]
 
 
