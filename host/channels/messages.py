@@ -216,9 +216,8 @@ class InboxFiles:
         return await self._channel.fetch(attachment)
 
 
-async def already_placed(lease: Lease) -> str | None:
+async def already_placed(lease: Lease) -> None:
     """Be ``Attached.place`` of what was written when it was fetched: it is the same if it comes again."""
-    return None
 
 
 MOST_TASKS: Final = 20

@@ -24,6 +24,7 @@ from host.tools.pictures_and_documents import is_picture
 from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError, RangeUnsatisfiable
 from shared.ids import CONVERSATION, new_id
 from shared.store.store import Store
+from shared.values import Lease
 
 LONGEST_PATH: Final = 4096
 LONGEST_NAME: Final = 255
@@ -78,10 +79,10 @@ def conditions(request: Request) -> dict[str, Any]:
 
 def tags(request: Request, header: str) -> list[str] | None:
     """Return the ETags in a header, None without it; raises InvalidInput."""
-    said = request.headers.get(header)
-    if said is None:
+    lines = request.headers.getlist(header)
+    if not lines:
         return None
-    found, at = [], 0
+    said, found, at = ",".join(lines), [], 0
     while at < len(said):
         tag = _TAG.match(said, at)
         if tag is None:
@@ -130,6 +131,7 @@ def describing(path: str) -> dict[str, str]:
 
 MOST_ATTACHMENTS: Final = 100
 TOO_LARGE: Final = "attachments: have more than 20 MiB in all; bring large files by /chat/{id}/files"
+TOO_LARGE_TO_SHOW: Final = "the attachments up to it have more than 20 MiB"
 MEDIA_TYPE: Final = r"^[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}$"
 
 
@@ -192,7 +194,12 @@ class Intake:
                 files.append(each)
         with refusals():
             attached = await self._attachments.staged(files, spec.principal_id, owner)
-        return replace(spec, attached=attached)
+
+        async def place(lease: Lease) -> None:
+            with refusals():
+                await attached.place(lease)
+
+        return replace(spec, attached=replace(attached, place=place))
 
     async def _file(self, asked: AttachmentRequest, where: str, workspace: Workspace, room: int) -> NewFile:
         if asked.path is not None:
@@ -216,14 +223,18 @@ class Intake:
             if error.status == 404 and self._store.several_hosts:
                 error.message += f" (on the host {platform.node()}; files lie on the host that took them)"
             raise
-        data, size = await anyio.to_thread.run_sync(_read_shown, found["descriptor"], room)
-        return NewFile(path.rpartition("/")[2], media_type_of(path), data, path, size)
+        seen = await anyio.to_thread.run_sync(_read_shown, found["descriptor"], room)
+        return NewFile(path.rpartition("/")[2], media_type_of(path), path=path, **seen)
 
 
-def _read_shown(descriptor: int, most: int) -> tuple[bytes, int]:
-    """Return a file's content where the model can be shown it, and its size; closes it."""
+def _read_shown(descriptor: int, most: int) -> dict[str, Any]:
+    """Return what ``NewFile`` says of a file of the workspace: its content where the model can be shown it,
+    its size, and why that is too much. Closes it.
+    """
     with open(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        start = file.read(64)
-        is_shown = size <= most and (start.startswith(PDF) or is_picture(start))
-        return start + file.read(size - len(start)) if is_shown else b"", size
+        size, start = os.fstat(descriptor).st_size, file.read(64)
+        if not (start.startswith(PDF) or is_picture(start)):
+            return {"data": b"", "size": size}
+        if size > most:
+            return {"data": b"", "size": size, "why": TOO_LARGE_TO_SHOW}
+        return {"data": start + file.read(size - len(start)), "size": size}

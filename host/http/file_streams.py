@@ -100,12 +100,13 @@ def refusals() -> Iterator[None]:
         raise _error(str(fault).replace("./", "", 1), fault.code) from None
 
 
-def _error(sentence: str, code: str) -> errors.PicoError:
+def _error(sentence: str, said: str) -> errors.PicoError:
+    code, _, field = said.partition("@")
     if kind := _REFUSALS.get(code):
         return kind(sentence)
     if not code or code in _OF_THE_DISK:
         return errors.Unavailable(sentence, retry_after=1)
-    return errors.InvalidInput(f"path: {sentence}")
+    return errors.InvalidInput(f"{field or 'path'}: {sentence}")
 
 
 def require_size(size: int, most: int) -> None:

@@ -291,8 +291,11 @@ class FilesApi(Api):
     @operation("POST", FILE, scope="files", parameters=(IF_MATCH,), errors=(409, 412))
     async def move(self, request: Request, body: MoveRequest) -> MovedShape:
         """Give a file or directory another path, at which there is nothing."""
+        path = path_of(request)
         target = checked_path(body.move_to.encode(errors="replace").split(b"/"), "move_to")
-        wanted = {"path": path_of(request), "target": target, **conditions(request)}
+        if target.startswith(f"{path}/"):
+            raise InvalidInput("move_to: lies within what is to be moved")
+        wanted = {"path": path, "target": target, **conditions(request)}
         workspace = await self._workspace(request)
         with file_streams.refusals():
             await self._sandbox.file(workspace, "move_path", wanted)

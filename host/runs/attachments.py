@@ -67,7 +67,7 @@ def safe_name(name: str) -> str:
 @dataclass(frozen=True, slots=True)
 class NewFile:
     """A file that comes with a message; ``path``: where it is already in the workspace, of so many bytes, of
-    which ``data`` is nothing where the model is not shown it.
+    which ``data`` is nothing where the model is not shown it, ``why`` if it could be shown such a file.
     """
 
     name: str
@@ -75,6 +75,7 @@ class NewFile:
     data: bytes
     path: str | None = None
     size: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Attachments:
     async def staged(self, files: Sequence[NewFile], principal_id: str, conversation_id: str) -> Attached:
         """Look at files that come with a message that is to be stored: nothing is written yet.
 
-        Raises ``SandboxFault`` where there is no room.
+        Raises ``SandboxFault`` where there is no room or no place for them.
         """
         message_id = new_id(MESSAGE)
         folder = folder_of(said_name(principal_id, conversation_id), INBOX)
@@ -112,16 +113,16 @@ class Attachments:
             seen = await self.seen(file.data, path)
             if file.path is None:
                 new[f"{message_id}-{name}"] = file.data
-            lines.append(line(path, file.media_type, file.size or len(file.data), seen.why))
+            lines.append(line(path, file.media_type, file.size or len(file.data), seen.why or file.why))
             blocks += [] if seen.block is None else [seen.block]
             copies |= seen.copies
         workspace = await self.spaces.of_host(WRITER, principal_id, conversation_id)
-        if workspace.allowance is not None and workspace.allowance.most_bytes:
-            more = sum(map(len, [*new.values(), *copies.values()]))
-            await self.sandbox.file(workspace, "reserve", {"more": more})
+        more = sum(map(len, [*new.values(), *copies.values()]))
+        wanted = {"more": more, "path": f"{folder}/{message_id}" if new else None}
+        await self.sandbox.file(workspace, "reserve", wanted)
 
-        async def place(lease: Lease) -> str | None:
-            """Write all of it for the message that is stored now; return what kept it from that."""
+        async def place(lease: Lease) -> None:
+            """Write all of it for the message that is stored now; raises ``SandboxFault``."""
             # Said once more with a key, it is the message of before, in its conversation.
             whose = lease.principal_id, lease.conversation_id
             folder = folder_of(said_name(*whose), INBOX)
@@ -130,12 +131,9 @@ class Attachments:
                     path = f"{folder}/{name.replace(message_id, lease.message_id)}"
                     await self.save(*whose, path, data)
                 await self.keep(*whose, copies)
-            except SandboxFault as fault:
-                return f"An attachment could not be stored: {fault}"
             finally:
                 new.clear()
                 copies.clear()
-            return None
 
         return Attached(message_id, tuple(lines), tuple(blocks), place)
 

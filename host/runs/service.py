@@ -152,12 +152,12 @@ class RunService:
             try:
                 # A caller who leaves must not leave a lease behind that nobody serves.
                 with anyio.CancelScope(shield=True):
-                    fault = await spec.attached.place(lease)
+                    await spec.attached.place(lease)
+            except PicoError as error:
+                run.stop(Ending(f"An attachment could not be stored: {error.message}", code=error.code))
             except BaseException:
                 del self._active[lease.run_id]
                 raise
-            if fault is not None:
-                run.stop(Ending(fault))
         self._runs.create_task(self._execute(run, share))
         return run
 

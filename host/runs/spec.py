@@ -159,13 +159,14 @@ MOST_TRIES: Final = 3
 @dataclass(frozen=True, slots=True)
 class Attached:
     """Files that come with a message of this id: ``lines`` of its text that say where each is, ``blocks`` for
-    the model. ``place`` writes them once the message is stored; it returns what kept it from that.
+    the model. ``place`` writes them once the message is stored, and raises a ``PicoError`` for what keeps it
+    from that.
     """
 
     message_id: str
     lines: tuple[str, ...]
     blocks: tuple[Block, ...]
-    place: Callable[[Lease], Awaitable[str | None]]
+    place: Callable[[Lease], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,36 @@ def test_a_file_of_the_workspace_is_attached_by_its_path(
     assert "[Attached: in/table.csv (text/csv, 36 bytes)]" in told
 
 
+def test_a_picture_of_the_workspace_beyond_what_is_shown_is_a_line_with_the_reason(
+    client: httpx2.Client, model: ModelProcess
+) -> None:
+    client.put("/chat/main/files/in/large.png", content=png(5, 5) + bytes(20 << 20))
+    say(client, {"path": "in/large.png"})
+    told = "\n".join(block["text"] for block in of_kind(shown(model), "text"))
+    assert "bytes); not shown: the attachments up to it have more than 20 MiB]" in told
+    assert of_kind(shown(model), "image") == []
+
+
+def test_where_no_inbox_can_be_a_message_with_a_file_is_refused_or_says_what_kept_it(
+    client: httpx2.Client, workspace: Path
+) -> None:
+    inbox, said = workspace / "inbox", {"message": "x", "attachments": [{"name": "x", "data": "QQ=="}]}
+    if inbox.exists():
+        inbox.rename(workspace / "in-between")
+    before = client.get("/chat").json()
+    inbox.write_text("a file")
+    refused = client.post("/chat", json=said)
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert refused.json()["error"].endswith(": a part of the path is not a directory")
+    assert client.get("/chat").json() == before
+    inbox.unlink()
+    inbox.symlink_to("nowhere")
+    ended = client.post("/chat", json=said).json()
+    assert (ended["status"], ended["code"]) == ("error", "not_found")
+    assert ended["error"].startswith("An attachment could not be stored: inbox/")
+    inbox.unlink()
+
+
 BAD: list[tuple[Any, int, str]] = [
     ([{}], 400, "attachments.0"),
     ([{"name": "x"}], 400, "attachments.0"),

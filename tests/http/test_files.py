@@ -109,6 +109,17 @@ def test_a_path_that_is_none_is_refused_naming_it(client: httpx2.Client, workspa
     assert sorted(workspace.rglob("*")) == before
 
 
+@pytest.mark.parametrize("path", ["a%07b", "a%5Cb", "early/a%07/b"])
+def test_a_name_that_nothing_new_can_have_is_refused_before_the_file_comes(
+    host: HostProcess, workspace: Path, path: str
+) -> None:
+    head = f"PUT /chat/main/files/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with socket.create_connection(("127.0.0.1", host.port), 60) as peer:
+        peer.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
+        assert peer.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+    assert not (workspace / "early").exists()
+
+
 def test_names_are_taken_as_they_are(client: httpx2.Client, workspace: Path) -> None:
     for said, name in (
         ("~", "~"),
@@ -187,6 +198,8 @@ def test_conditions_hold_when_the_file_is_put_in_place(client: httpx2.Client) ->
         assert code(answer) == (412, "precondition_failed")
     assert client.get(url, headers={"If-None-Match": second.headers["etag"]}).status_code == 304
     assert code(client.put(url, content=b"3", headers={"If-Match": "bare"})) == (400, "invalid_request")
+    twice = [("If-None-Match", '"other"'), ("If-None-Match", "*")]
+    assert code(client.put(url, content=b"3", headers=twice)) == (412, "precondition_failed")
     assert client.get(url).text == "2"
     assert client.delete(url, headers={"If-Match": second.headers["etag"]}).status_code == 204
 
@@ -289,11 +302,13 @@ def test_a_move_takes_no_file_s_place(client: httpx2.Client, workspace: Path) ->
     assert code(taken) == (409, "exists")
     assert client.get("/chat/main/files/new/place").text == "from"
     assert code(client.post("/chat/main/files/none", json={"move_to": "x"})) == (404, "not_found")
-    for wrong in ("../x", "/x", "a//b", "x" * 300):
+    for wrong in ("../x", "/x", "a//b", "x" * 300, "a\x07", "a\x07/b", "a\\b", "taken/x"):
         refused = client.post("/chat/main/files/taken", json={"move_to": wrong})
         assert code(refused) == (400, "invalid_request")
         assert refused.json()["error"].startswith("move_to: ")
-    assert code(client.post("/chat/main/files/new", json={"move_to": "new/in"})) == (400, "invalid_request")
+    into_itself = client.post("/chat/main/files/new", json={"move_to": "new/other/in"})
+    assert into_itself.json()["error"] == "move_to: lies within what is to be moved"
+    assert not (workspace / "new/other").exists()
 
 
 def test_a_form_one_of_whose_files_has_no_place_says_which_were_stored(client: httpx2.Client) -> None:

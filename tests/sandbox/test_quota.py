@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
@@ -13,6 +18,9 @@ import pytest
 from host.ports import Allowance, Trust, Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy, principal_uids
+from host.sandbox.worker.files.files import attend
+from host.sandbox.worker.frames import Channel, Config, Frame
+from host.sandbox.worker.limits.quota import Count, Quota, known
 from host.tools.files_and_commands import SandboxToolset
 
 MIB = 1 << 20
@@ -174,6 +182,36 @@ async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox
     assert "workspace_full" not in await run(tools, "echo room > again.txt")
     alone = await tools.call("write_file", {"path": "x", "content": "x" * (9 * MIB)})
     assert alone.text == "workspace_full: 0.0 of 8 MiB used; 9 MiB more never fit"
+
+
+def test_what_was_freed_is_counted_once_that_may_be_done_although_nobody_asks(tmp_path: Path) -> None:
+    big, page = tmp_path / "big", os.memfd_create("count")
+    big.write_bytes(bytes(MIB))
+    full = Quota(cast(Config, SimpleNamespace(counted=[tmp_path], page=page, most_bytes=MIB // 2)))
+    # as if it had taken long a moment ago
+    full._write(Count(full.count(), full._free(), time.monotonic(), 0.05))
+    (ours, host), (watched, supervisor) = (map(Channel, socket.socketpair()) for _ in range(2))
+
+    def remove(request: Frame) -> Frame:
+        big.unlink()
+        return {"ok": {}}
+
+    def ask() -> None:
+        host.send({"arguments": {}})
+        host.receive()
+        deadline = time.monotonic() + 60
+        while known(page) >= MIB // 2 and time.monotonic() < deadline:
+            pass
+        supervisor.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    attend(watched, ours, remove, full.refresh)
+    asking.join()
+    assert known(page) < MIB // 2
+    for channel in (ours, host, watched):
+        channel.close()
+    os.close(page)
 
 
 async def test_what_one_principal_holds_is_nobody_elses_limit(sandbox: Sandbox) -> None:

@@ -59,32 +59,40 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     def respond(request: Frame) -> Frame:
         apart = request["tool"] in TRANSFERS
         roots = Roots(known[:1] if apart else known, place.home, locks, kept if apart else words, quota)
-        frame = answer(request, roots)
-        if quota is not None:
-            quota.refresh()
-        return frame
+        return answer(request, roots)
 
-    attend(channel, host, respond)
+    attend(channel, host, respond, (lambda: None) if quota is None else quota.refresh)
 
 
-def attend(channel: Channel, host: Channel, respond: Callable[[Frame], Frame]) -> None:
+def attend(
+    channel: Channel,
+    host: Channel,
+    respond: Callable[[Frame], Frame],
+    settle: Callable[[], int | None] = lambda: None,
+) -> None:
     """Answer each request of the host's until it or the supervisor closes its channel.
 
-    Descriptors that come along are among its arguments, those that go back are in the answer.
+    Descriptors that come along are among its arguments, those that go back are in the answer. ``settle`` is
+    called before that goes, and again after the milliseconds that it returns.
     """
+    pause: int | None = None
     reading.settle_clock()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
-        while channel.fileno() not in dict(waiting.poll()):
+        while channel.fileno() not in (ready := dict(waiting.poll(pause))):
+            if not ready:
+                pause = settle()
+                continue
             request = host.receive()
             taken = host.descriptors(request.get("descriptors", 0))
             request["arguments"]["descriptors"] = taken
             given: list[int] = []
             try:
                 frame = respond(request)
+                pause = settle()
                 given = frame.get("ok", {}).pop("descriptors", [])
                 host.send(frame, given)
             finally:

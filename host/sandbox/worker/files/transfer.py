@@ -16,7 +16,7 @@ from typing import Final
 
 from .. import syscalls
 from ..confine.workspaces import empty_all
-from ..names import Refused, code_of, explain, new_name, quoted
+from ..names import Refused, code_of, explain, new_name, quoted, require_good
 from ..syscalls import held
 from . import reading
 from .paths import DIRECTORY, Location, Roots
@@ -25,6 +25,8 @@ from .writing import existing_file, kept
 
 HIDDEN: Final = re.compile(r"\.picoclaw-[0-9a-f]{16}")
 MOST_NAMES: Final = 100_000
+OF_TARGET: Final = "@move_to"
+"""What the code of a refusal ends with that is the target's."""
 DEEPEST: Final = 32
 _NAMELESS_FAILS: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2), O_TMPFILE
 
@@ -130,25 +132,33 @@ def begin_upload(roots: Roots, arguments: Answer) -> Answer:
 
     What can be refused before its content comes is. ``credit``: bytes of the file that it will replace.
     """
-    path, credit = arguments.get("path"), 0
-    if path is not None:
-        try:
-            with roots.parent(_below(path), make=False) as location:
-                existing = existing_file(location, path)
-                _require(path, arguments, existing)
-                credit = 0 if existing is None else existing.st_size
-        except Refused as refused:
-            if code_of(refused) != "ENOENT":  # its directory is made with it
-                raise
+    existing = _place_of(roots, arguments)
     temporary, descriptor = _new_file(roots.workspace)
     counted = roots.quota is not None and roots.quota.most > 0
     return {
         "temporary": temporary,
-        "credit": credit,
+        "credit": 0 if existing is None else existing.st_size,
         "counted": counted,
         "begun": time.monotonic(),
         "descriptors": [descriptor],
     }
+
+
+def _place_of(roots: Roots, arguments: Answer) -> os.stat_result | None:
+    """Return the file that is where one is to come to lie, if a path is named; raises ``Refused``."""
+    if (path := arguments.get("path")) is None:
+        return None
+    name, existing = path, None
+    try:
+        with roots.parent(_below(path), make=False) as location:
+            name, existing = location.name, existing_file(location, path)
+    except Refused as refused:
+        if code_of(refused) != "ENOENT":  # its directory is made with it
+            raise
+    if existing is None:
+        require_good(name)
+    _require(path, arguments, existing)
+    return existing
 
 
 def _new_file(directory: int) -> tuple[str, int]:
@@ -190,7 +200,8 @@ def _remove_unused(directory: int, name: str) -> None:
 
 
 def reserve(roots: Roots, arguments: Answer) -> Answer:
-    """See that so many bytes more of an upload fit, and count them."""
+    """See that so many bytes more of an upload fit where they are to lie, and count them."""
+    _place_of(roots, arguments)
     if roots.quota is not None:
         roots.quota.require(arguments["more"])
     return {}
@@ -265,16 +276,17 @@ def move_path(roots: Roots, arguments: Answer) -> Answer:
     with roots.parent(_below(path), make=False, follow=False) as source:
         status = os.stat(source.name, dir_fd=source.directory, follow_symlinks=False)
         _require(path, arguments, status)
-        with roots.parent(_below(target), make=True, follow=False) as place:
-            new_name(place.directory, place.name)
-            reading.stop_clock()
-            try:
+        try:
+            with roots.parent(_below(target), make=True, follow=False) as place:
+                new_name(place.directory, place.name)
+                reading.stop_clock()
                 syscalls.rename_new(
                     source.name, place.name, src_dir_fd=source.directory, dst_dir_fd=place.directory
                 )
-            except OSError as error:
-                raise Refused(explain(target, error)) from error
-            kept(place.directory)
+                kept(place.directory)
+        except (Refused, OSError) as error:
+            sentence = str(error) if isinstance(error, Refused) else explain(target, error)
+            raise Refused(sentence, f"{code_of(error)}{OF_TARGET}") from None
     return {}
 
 

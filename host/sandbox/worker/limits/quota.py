@@ -219,11 +219,17 @@ class Quota:
         left = 0 if last is None else most - last.used - last.free + self._free()
         return max(_SOONEST_S, left / _FASTEST)
 
-    def refresh(self) -> None:
-        """Count anew, in a part of the time, what was too much: something may have been deleted."""
+    def refresh(self) -> int | None:
+        """Count anew what was too much, for something may have been deleted; or return in how many
+        milliseconds that may be done, as counting takes a part of the time alone.
+        """
         last = self._last()
-        if self.most and last is not None and last.used >= self.most and _is_stale(last):
-            self.count()
+        if not self.most or last is None or last.used < self.most:
+            return None
+        if not _is_stale(last):
+            return int(1000 * _SHARE_NEAR * last.cost) + 1
+        self.count()
+        return None
 
     def counted(self, max_age_s: float) -> int:
         """Return what is used, counted within the last seconds."""
