@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Final, Literal, NamedTuple, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
@@ -247,6 +248,8 @@ class _Methods:
         api, declared = self._routes[scope["method"]]
         request = Request(scope, receive, send)
         scope["operation"] = declared
+        if b"%2" in (raw := scope.get("raw_path") or b""):
+            _refuse_hidden_slash(raw, declared.path)
         if not scope["open"]:
             scope["caller"].require(declared)
             if scope["query_string"]:
@@ -260,6 +263,14 @@ class _Methods:
         elif isinstance(answer, dict):
             answer = JSON(answer, status_code=declared.status)
         await answer(scope, receive, send)
+
+
+def _refuse_hidden_slash(raw: bytes, path: str) -> None:
+    """Raise HTTPException where %2F stands for a slash of an operation's path: it is part of a name."""
+    *before, last = path.split("/")
+    names = raw.lower().split(b"/")
+    if any(b"%2f" in name for name in (names[: len(before)] if ":path}" in last else names)):
+        raise HTTPException(404)
 
 
 def _check_query(request: Request, declared: Operation) -> None:

@@ -24,6 +24,7 @@ from host.ports import Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
 from host.runs.meter import Ledger
 from host.runs.principals import Spaces
 from host.tools.arguments import BadArguments, check
+from host.tools.files_and_commands import within
 from shared import jsons
 from shared.clock import iso, now_ms
 from shared.errors import PicoError
@@ -219,17 +220,20 @@ class SendFile:
             given = check(arguments, SEND_FILE_SPEC.input_schema)
             if len(caption := given.get("caption", "")) > LONGEST_CAPTION:
                 raise BadArguments(f"caption: has at most {LONGEST_CAPTION} characters")
-            found = await self.sandbox.file(self.workspace, "open_file", {"path": given["path"]})
+            # As it is said, it is what the route of files takes.
+            if (path := within(self.workspace, given["path"])) is None:
+                raise BadArguments("path: must lead to a file in the workspace; copy others there")
+            found = await self.sandbox.file(self.workspace, "open_file", {"path": path})
             try:
-                file = await self._described(given["path"], found["descriptor"])
+                file = await self._described(path, found["descriptor"])
             finally:
                 os.close(found["descriptor"])
-            text = caption or given["path"].rpartition("/")[2]
+            text = caption.strip() or path.rpartition("/")[2]
             add = self.store.outbound.add
             await add(self.source, self.target, text, SENDER, now_ms(), file=jsons.dumps(file))
             await self.store.durable()
         except (SandboxFault, BadArguments, PicoError) as fault:
-            return ToolResult(str(fault), is_error=True)
+            return ToolResult(str(fault).removeprefix("./"), is_error=True)
         return ToolResult(f"Sent {file['path']} ({file['size']} bytes).")
 
     async def _described(self, path: str, descriptor: int) -> dict[str, Any]:

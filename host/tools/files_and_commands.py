@@ -46,10 +46,8 @@ class WorkspaceChanges:
 
     def wrote(self, path: str, *, created: bool) -> None:
         """A file tool wrote a file, which is told if it lies in the workspace."""
-        root = os.path.normpath(self._workspace.root)
-        whole = os.path.normpath(self._workspace.root / path)
-        if whole.startswith(f"{root}/") and not path.startswith("~"):
-            self._written.setdefault(whole.removeprefix(f"{root}/"), "created" if created else "modified")
+        if (found := within(self._workspace, path)) is not None:
+            self._written.setdefault(found, "created" if created else "modified")
 
     async def begin(self) -> None:
         """Note what is there before a command; without a note, what it changes isn't told."""
@@ -76,6 +74,13 @@ class WorkspaceChanges:
         if self.mark is not None:
             os.close(self.mark)
             self.mark = None
+
+
+def within(workspace: Workspace, path: str) -> str | None:
+    """Return the path from the workspace on that a tool's path is, None if it leads elsewhere."""
+    root, whole = os.path.normpath(workspace.root), os.path.normpath(workspace.root / path)
+    is_there = whole.startswith(f"{root}/") and not f"{path}/".startswith("~/")
+    return whole.removeprefix(f"{root}/") if is_there else None
 
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)

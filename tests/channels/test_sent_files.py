@@ -79,10 +79,25 @@ def test_without_a_chat_the_message_names_the_file(host: HostProcess) -> None:
         assert client.get(f"/chat/{conversation}/files/{said['file']['path']}").content == b"abc"
 
 
+def test_a_sent_file_can_be_fetched_by_its_path_however_the_agent_wrote_it(host: HostProcess) -> None:
+    whole = f"{host.environment['MEMORY_DIR']}/odd/~kept.txt"
+    for path in ("./odd/~kept.txt", "odd/../odd//~kept.txt", whole):
+        steps = [command("mkdir -p odd; printf abc > odd/~kept.txt"), send_file(path=path, caption=" ")]
+        with host.client() as client:
+            answer = client.post(
+                "/chat", json={"message": directive(steps=[*steps, {"text": "done"}])}
+            ).json()
+            (said,) = answer["outbound_messages"]
+            assert (said["text"], said["file"]["path"]) == ("~kept.txt", "odd/~kept.txt")
+            url = f"/chat/{answer['conversation_id']}/files/{said['file']['path']}"
+            assert client.get(url).content == b"abc"
+
+
 def test_only_a_file_of_the_workspace_is_sent(host: HostProcess) -> None:
     bad: list[dict[str, Any]] = [
         {"path": "../x"},
         {"path": "/etc/passwd"},
+        {"path": "~/x"},
         {"path": "none"},
         {"path": "."},
         {},

@@ -109,6 +109,13 @@ def test_a_path_that_is_none_is_refused_naming_it(client: httpx2.Client, workspa
     assert sorted(workspace.rglob("*")) == before
 
 
+@pytest.mark.parametrize("path", ["main%2Ffiles%2Fslash", "main%2Ffiles/slash", "main/files%2Fslash"])
+def test_an_address_that_hides_a_slash_names_no_file(client: httpx2.Client, path: str) -> None:
+    client.put("/chat/main/files/slash", content=b"kept")
+    assert code(client.delete(f"/chat/{path}")) == (404, "not_found")
+    assert client.get("/chat/main/files/slash").content == b"kept"
+
+
 @pytest.mark.parametrize("path", ["a%07b", "a%5Cb", "early/a%07/b"])
 def test_a_name_that_nothing_new_can_have_is_refused_before_the_file_comes(
     host: HostProcess, workspace: Path, path: str

@@ -18,6 +18,7 @@ def test_an_answer_and_done_and_the_run_list_what_was_changed(client: httpx2.Cli
     steps = [
         tool("write_file", path="changed/report.md", content="hello"),
         tool("exec", command="echo 1 > changed/data.csv"),
+        tool("write_file", path="~changed.txt", content="hello", overwrite=True),
         {"text": "done"},
     ]
     body = {"message": directive("work", steps=steps)}
@@ -27,6 +28,7 @@ def test_an_answer_and_done_and_the_run_list_what_was_changed(client: httpx2.Cli
     report = {"path": "changed/report.md", "size": 5, "sha256": digest, "change": "created", "by": "tool"}
     assert mine["changed/report.md"] == report
     assert (mine["changed/data.csv"]["change"], mine["changed/data.csv"]["by"]) == ("created", "seen")
+    assert [each["by"] for each in done["files_changed"] if each["path"] == "~changed.txt"] == ["tool"]
     kept = client.get(f"/runs/{done['run_id']}").json()["answer"]
     assert kept["files_changed"] == done["files_changed"]
 

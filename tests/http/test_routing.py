@@ -56,6 +56,16 @@ async def test_a_method_answers_with_the_status_that_it_declares(client: httpx2.
     assert (await client.head("/notes/newest")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/notes%2Fa", "/notes%2fnewest", "%2Fnotes/a"])
+async def test_a_slash_that_is_written_as_part_of_a_name_is_none_of_a_path(
+    client: httpx2.AsyncClient, path: str
+) -> None:
+    await client.put("/notes/a", json={"text": "x"})
+    gone = await client.delete(path)
+    assert (gone.status_code, gone.json()["error"]) == (404, "There is nothing at this path.")
+    assert (await client.get("/notes/a")).status_code == 200
+
+
 async def test_a_path_goes_before_an_id_wherever_it_is_declared(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/notes/newest")).json() == {"next_cursor": None}
     assert (await client.get("/notes/other")).json()["error"] == "note not found: other"
