@@ -97,7 +97,7 @@ LARGEST: Final = 28 * 1024 * 1024
 LARGE: Final = {"/chat": SMALL, "/v1/chat/completions": 8 * SMALL, "/v1/responses": 8 * SMALL}
 """Where files come along, and how many bytes of a body may be something else."""
 _DATA: Final = re.compile(
-    rb'"(?:data|file_data|url|image_url)"\s*:\s*"(?:data:[^",]{0,200};base64,)?[A-Za-z0-9+/=\\\s]*"'
+    rb'"(?:data|file_data|url|image_url)"\s*:\s*"(?i:data:[^",]{0,200};base64,)?[A-Za-z0-9+/=\\\s]*"'
 )
 DIGEST: Final = "body_sha256"
 """Where a request's scope has the digest of a large body, and RELEASE what to call once it is taken in."""

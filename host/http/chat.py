@@ -204,6 +204,7 @@ class ChatApi(Api):
             names = [".".join(map(str, keys)) for keys in twice if keys[0] == "mcp_servers"]
             spec = dataclasses.replace(spec, warnings=[f"{name}{TWICE}." for name in names])
         if body.attachments:
+            spec = dataclasses.replace(spec, idempotency=await idempotency(request))
             spec = await self._intake.with_files(spec, caller, body.attachments)
             body.attachments.clear()
             forget_body(request)

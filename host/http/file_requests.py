@@ -21,10 +21,11 @@ from host.runs.attachments import LARGEST_OF_ALL, PDF, WRITER, Attachments, NewF
 from host.runs.principals import Spaces
 from host.runs.spec import RunSpec
 from host.tools.pictures_and_documents import is_picture
+from shared.clock import now_ms
 from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError, RangeUnsatisfiable
 from shared.ids import CONVERSATION, new_id
 from shared.store.store import Store
-from shared.values import Lease
+from shared.values import Idempotency, Lease
 
 LONGEST_PATH: Final = 4096
 LONGEST_NAME: Final = 255
@@ -181,6 +182,8 @@ class Intake:
             conversation = NoConversation.unless(found, said)
             owner = conversation.id
             spec = replace(spec, conversation_id=owner, principal_id=conversation.principal_id)
+        if spec.idempotency is not None and await self._is_answered(spec.idempotency):
+            return spec
         workspace = await self._spaces.of_host(WRITER, spec.principal_id, owner)
         files: list[NewFile] = []
         for number, each in enumerate(asked):
@@ -198,6 +201,12 @@ class Intake:
                 await attached.place(lease)
 
         return replace(spec, attached=replace(attached, place=place))
+
+    async def _is_answered(self, key: Idempotency) -> bool:
+        """Return whether a key stands for a run that is told again: its files have come, and may be gone."""
+        kept = await self._store.runs.keyed(key, now_ms())
+        run = await self._store.runs.get(kept.conversation_id or "", kept.subject) if kept else None
+        return run is not None and run.code != "retryable"
 
     async def _file(self, asked: AttachmentRequest, where: str, workspace: Workspace, room: int) -> NewFile:
         if asked.path is not None:

@@ -86,6 +86,9 @@ class FrameStreamResponse:
             *((name.lower().encode(), value.encode()) for name, value in self._headers.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":  # its connection is for the next request
+            await send({"type": "http.response.body"})
+            return
         await self._send(send, self._opening)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, receive, tasks.cancel_scope)

@@ -273,6 +273,16 @@ def test_the_same_request_with_a_key_is_one_message_with_one_file(
     assert len(list((workspace / "inbox" / answers[0]["conversation_id"]).iterdir())) == 1
 
 
+def test_the_same_request_with_a_key_is_answered_although_its_file_is_gone(client: httpx2.Client) -> None:
+    client.put("/chat/main/files/in/short.txt", content=b"x")
+    body = {"message": directive("once", text="seen"), "attachments": [{"path": "in/short.txt"}]}
+    first = client.post("/chat", json=body, headers={"Idempotency-Key": "gone"})
+    assert client.delete("/chat/main/files/in/short.txt").status_code == 204
+    again = client.post("/chat", json=body, headers={"Idempotency-Key": "gone"})
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert client.post("/chat", json=body, headers={"Idempotency-Key": "new"}).status_code == 404
+
+
 def test_a_deleted_conversation_takes_its_inbox_and_copies_along(
     client: httpx2.Client, workspace: Path, host: HostProcess
 ) -> None:

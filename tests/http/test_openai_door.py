@@ -359,6 +359,13 @@ def test_what_can_not_be_taken_is_a_line_in_any_message_and_never_a_refusal(
             assert "left out: " in told or "not shown: " in told or "[Attached: " in told
 
 
+def test_a_picture_s_address_begins_in_any_case(client: httpx2.Client, model: ModelProcess) -> None:
+    url = picture(png(9, 9))["image_url"]["url"].replace("data:image/png;base64", "DATA:Image/PNG;Base64")
+    said = {"model": ASSISTANT, "messages": [by_address(url)]}
+    assert client.post("/v1/chat/completions", json=said).status_code == 200
+    assert "image" in [block["type"] for block in asked(model)[-1]["content"]]
+
+
 @pytest.fixture(scope="module")
 def fetching(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     allowed = {"PICOCLAW_FILES_PICTURE_HOSTS": "127.0.0.1"}

@@ -15,7 +15,7 @@ from shared.errors import NotFound
 from shared.usage_values import Usage
 from shared.values import Event, Run, RunState
 
-SCOPE = {"type": "http"}
+SCOPE = {"type": "http", "method": "GET"}
 
 
 async def still_there() -> Message:
@@ -58,6 +58,22 @@ async def test_a_silent_stream_sends_comments() -> None:
     with anyio.fail_after(60):
         await EventStreamResponse(events(), heartbeat_s=0.01)(dict(SCOPE), still_there, send)
     assert beats >= 3
+
+
+async def test_who_asks_for_the_headers_alone_does_not_wait_for_the_events() -> None:
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    said: list[Message] = []
+    with anyio.fail_after(60):
+        await EventStreamResponse(never())({**SCOPE, "method": "HEAD"}, still_there, send)
+    assert [message["type"] for message in said] == ["http.response.start", "http.response.body"]
+    assert not said[-1].get("more_body")
+
+
+async def never() -> AsyncIterator[list[Event]]:
+    await anyio.sleep_forever()
+    yield []
 
 
 async def test_a_reader_who_goes_away_ends_the_response_and_not_the_log() -> None:

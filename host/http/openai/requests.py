@@ -19,7 +19,9 @@ from host.tools.without_sandbox import ClientTool
 from shared import jsons
 from shared.errors import InvalidInput, PicoError
 
-_DATA: Final = re.compile(r"data:([\w.+-]{1,60}/[\w.+-]{1,60})?(?:;[^,;]{0,100})*;base64,", re.ASCII)
+_DATA: Final = re.compile(
+    r"data:([\w.+-]{1,60}/[\w.+-]{1,60})?(?:;[^,;]{0,100})*;base64,", re.ASCII | re.IGNORECASE
+)
 
 KINDS: Final = {b"\x89": "image/png", b"\xff": "image/jpeg", b"G": "image/gif", b"R": "image/webp"}
 """What begins as a picture, by its first byte."""
@@ -98,8 +100,8 @@ def _file(part: dict[str, Any], room: int) -> NewFile:
         raise ValueError(ONLY)
     head = _DATA.match(data)
     if head is None and (part["type"] != "file" or ":" in data[:20]):
-        raise ValueError("only data: addresses are taken here")
-    media_type = head[1] if head is not None and head[1] else media_type_of(name)
+        raise ValueError("only data: addresses in base64 are taken here")
+    media_type = head[1].lower() if head is not None and head[1] else media_type_of(name)
     try:
         content = decoded(data[head.end() :] if head is not None else data)
     except ValueError:
