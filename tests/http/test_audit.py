@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.two_principals import SETTINGS, TASK, Somebody, settle, somebody
+from tests.http.two_principals import HOOK, SETTINGS, TASK, Somebody, settle, somebody
 from tests.running import HostProcess, ModelProcess, new_host
 
 
@@ -77,11 +77,15 @@ def test_what_the_operator_reaches_of_another_s_is_noted_and_what_one_reaches_of
     operator: httpx2.Client, ann: Somebody
 ) -> None:
     conversation = ann.ids["conversation"]
+    hook = ann.client.post("/webhooks", json=HOOK).json()["id"]
+    response = ann.client.post("/v1/responses", json={"model": "picoclaw", "input": "hi"}).json()["id"]
     reached: list[tuple[str, str, dict[str, str] | None]] = [
         ("GET", f"/chat/{conversation}", None),
         ("GET", f"/chat/{conversation}/messages", None),
         ("GET", f"/runs/{ann.ids['run']}", None),
         ("PUT", f"/task/{ann.ids['task']}", {"prompt": "mine"}),
+        ("GET", f"/webhooks/{hook}", None),
+        ("GET", f"/v1/responses/{response}", None),
         ("GET", f"/tasks?principal_id={ann.id}", None),
         ("POST", "/chat", {"message": "hi", "conversation_id": conversation}),
         ("POST", "/task", {**TASK, "conversation_id": conversation, "id": f"theirs-{ann.id}"}),
@@ -98,6 +102,8 @@ def test_what_the_operator_reaches_of_another_s_is_noted_and_what_one_reaches_of
         f"GET /chat/{conversation}/messages",
         f"GET /runs/{ann.ids['run']}",
         f"PUT /task/{ann.ids['task']}",
+        f"GET /webhooks/{hook}",
+        f"GET /v1/responses/{response}",
         "GET /tasks",
     ]
     assert {each["by"]["token_id"] for each in acts(operator, action="reached")} == {None}

@@ -92,9 +92,10 @@ class Approvals(Noun):
         return int(await self._value(statement, principal_id))
 
     async def waiting(self, now: int) -> Waiting:
-        """Return how much waits for people, and for hosts after they answered."""
+        """Return how much waits for people, and of active principals for hosts after they answered."""
         statement = """SELECT count(*) AS requests, coalesce($1::bigint - min(created_at), 0) AS oldest_ms,
-            (SELECT coalesce($1::bigint - min(ready_at), 0) FROM runs WHERE ready_at IS NOT NULL) AS ready_ms
+            (SELECT coalesce($1::bigint - min(ready_at), 0) FROM runs JOIN principals AS p
+                ON p.id = principal_id WHERE ready_at > 0 AND p.status || '' = 'active') AS ready_ms
             FROM approvals WHERE status = 'pending'"""
         (found,) = await self._all(rows.reader(Waiting), statement, now)
         return found

@@ -19,6 +19,8 @@ from shared.values import Page
 
 WHOSE: Final = """SELECT principal_id FROM conversations WHERE id = $1
     UNION ALL SELECT principal_id FROM runs WHERE id = $1
+    UNION ALL SELECT principal_id FROM webhooks WHERE id = $1
+    UNION ALL SELECT principal_id FROM responses WHERE id = $1
     UNION ALL SELECT principal_id FROM conversations WHERE id IN (
         SELECT conversation_id FROM approvals WHERE id = $1
         UNION ALL SELECT conversation_id FROM scheduled_tasks WHERE id = $1)"""

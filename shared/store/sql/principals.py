@@ -219,6 +219,7 @@ MANY_ROWS: Final = (
 
 WITH_CONVERSATION: Final = (
     "DELETE FROM channel_updates WHERE conversation_id = $1",
+    "DELETE FROM idempotency_keys WHERE conversation_id = $1",
     "DELETE FROM conversations WHERE id = $1",
 )
 """Foreign keys take the rest along."""
@@ -267,7 +268,8 @@ LOOKED_FOR: Final = {
         )
     },
     "idempotency_keys": """SELECT count(*) FROM idempotency_keys
-        WHERE route >= $1 || '+' AND route < $1 || ','""",
+        WHERE (route >= $1 || '+' AND route < $1 || ',')
+            OR conversation_id IN (SELECT id FROM conversations WHERE principal_id = $1)""",
 }
 """What counts a principal's rows, by table; what else there is goes with these by foreign keys."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from shared.errors import (
     NotFound,
     PicoError,
 )
+from shared.principals import PrincipalStatus
 from shared.store.store import Store
 from shared.values import Event, Idempotency, Lease, NewMessage, RunState
-from tests.contract.store.making import T0, a_key, a_run, an_end, said
+from tests.contract.store.making import T0, a_key, a_principal, a_run, an_end, said
 
 BY = {"principal_id": "operator", "door": "http"}
 CALL = {"command": "git push origin"}
@@ -359,6 +361,13 @@ async def test_what_waits_is_counted_for_people_and_for_hosts(store: Store) -> N
     await decide(store, second)
     assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 9)
     await goes_on(store)
+    assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 0)
+    await store.principals.add(ann := a_principal("ann"))
+    await store.conversations.create("hers", T0, principal_id=ann.id)
+    third = a_request("3")
+    await paused(store, third, name="3", conversation_id="hers", principal_id=ann.id)
+    await decide(store, third)
+    await store.principals.change(replace(ann, status=PrincipalStatus.SUSPENDED))
     assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 0)
 
 

@@ -74,6 +74,11 @@ async def live(store: Store, principal_id: str) -> None:
         lease, an_end(), [said(own("done"))], [Event(1, "done", {"of": principal_id})], T0
     )
     await store.runs.keep_answer(chat_key, own("task"), 201, {}, T0)
+    # As a channel, or the operator, asks for a run in somebody's conversation.
+    others_key = Idempotency("channel:x", own("update"), "")
+    whose = {"message": said(own("m2")), "principal_id": principal_id, "idempotency": others_key}
+    other = await store.runs.begin(a_run("", conversation, run_id=own("run-2"), **whose))
+    await store.runs.finish(other, an_end(), [], [], T0)
     await store.outbound.add(conversation, conversation, principal_id, "assistant", T0)
     await store.tasks.add(a_task(id=own("task"), conversation_id=conversation), quota=9)
     claimed = await store.tasks.claim_manual(own("task"), Reach(), host="h", now=T0, lease_ms=1000)
@@ -245,7 +250,7 @@ async def test_a_suspended_principals_steps_wait_and_a_deleted_ones_requests_are
 ) -> None:
     made = await store.principals.add(a_principal("a"))
     await live(store, "prin-a")
-    ready = "UPDATE runs SET ready_at = 1 WHERE conversation_id = 'prin-a+c'"
+    ready = "UPDATE runs SET ready_at = 1 WHERE id = 'prin-a+run-2'"
     await store._engine.write(lambda tx: tx.execute(ready))
     assert [step.principal_id for step in await store.approvals.ready(5)] == ["prin-a"]
     await store.principals.change(replace(made, status=PrincipalStatus.SUSPENDED))
