@@ -6,7 +6,6 @@ Mode").
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -253,7 +252,8 @@ def approval_view(approval: Approval) -> ApprovalShape:
 
 def answered_by(caller: Caller) -> dict[str, Any]:
     """Return what is kept of who answers."""
-    return {**asdict(acting.get()), "name": caller.principal.name}
+    who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}
+    return {**who, "door": acting.get().door, "address": acting.get().address}
 
 
 Form = dict[str, Any]

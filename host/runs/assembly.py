@@ -159,7 +159,7 @@ class RunTools:
         if self.permissions.rules or principal.terms.permissions or spec.permissions:
             gate = await self._gate(spec, lease, space)
         kept = partial(self.attachments.read, lease.principal_id, conversation_id)
-        unkept = spec.begun_by == conversation_id
+        unkept = lease.temporary and spec.begun_by == conversation_id
         if (spec.parent_id is None and not unkept) or (gate is not None and gate.names_questions()):
             own.append(ask_person())
         if spec.client_tools:

@@ -467,6 +467,9 @@ async def test_an_agent_beside_the_host_hears_how_far_its_run_is(
         await working.wait()
         with host.client() as own:
             own.post("/chat/curious/cancel").raise_for_status()
+            asked = {"conversation_id": "curious", "status": "answered"}
+            by = [each["decided_by"] for each in own.get("/approvals", params=asked).json()["approvals"]]
+            assert [(each["door"], each["token_id"]) for each in by] == [("mcp", "stdio")] * len(before)
     steps_done = len(before) + 1
     assert heard[-1] == (steps_done, None, f"{steps_done} steps done; last tool: list_dir")
 

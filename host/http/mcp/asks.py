@@ -46,6 +46,7 @@ TOO_DEEP: Final = (
     f"Agents have asked each other {DEEPEST} deep; here that ends. Do it yourself, or say why not."
 )
 SENDER: Final = "another agent"
+DOOR: Final = "mcp"
 CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 NO_RUN: Final = "Run not found or access denied."
 NO_CONVERSATION: Final = "Conversation not found or access denied."
@@ -173,6 +174,7 @@ class Asks:
             asked.message,
             conversation.id if conversation else None,
             parent_id=conversation.parent_id if conversation else None,
+            door=DOOR,
             sender=SENDER,
             sender_name=SENDER,
             max_execution_ms=asked.max_execution_ms or None,
@@ -258,7 +260,7 @@ class Asks:
 
         What nobody asked, or somebody answered before, means nothing.
         """
-        by = answered_by(caller)
+        by = {**answered_by(caller), "door": DOOR}
         for question in await self._questions(client, run):
             answer = answer_of(question, _object(_object(responses).get(question.id)), by)
             if answer is None:

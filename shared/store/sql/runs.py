@@ -198,11 +198,14 @@ class Runs(Noun):
         return await self._one(to_run, statement, run_id, principal_id)
 
     async def progress(self, run: Run) -> tuple[int, str | None]:
-        """Return how many steps a run has stored, and the last tool that it called."""
-        statement = """SELECT blocks FROM messages
-            WHERE conversation_id = $1 AND run_id = $2 AND role = 'assistant' ORDER BY seq"""
+        """Return how many steps a run and those before it in its chain have stored, and the last tool that
+        they called.
+        """
+        statement = """SELECT blocks FROM messages WHERE conversation_id = $1 AND role = 'assistant'
+            AND run_id IN (SELECT id FROM runs WHERE id = $2 OR (root_id = $2 AND previous_id IS NOT NULL))
+            ORDER BY seq"""
         steps = await self._all(
-            lambda row: jsons.loads(row["blocks"]), statement, run.conversation_id, run.id
+            lambda row: jsons.loads(row["blocks"]), statement, run.conversation_id, run.root_run_id
         )
         called = [block["name"] for blocks in steps[-1:] for block in blocks if block["type"] == "tool_use"]
         return len(steps), called[-1] if called else None
