@@ -195,12 +195,14 @@ class Tools:
         own = self._caller.conversation.principal_id
         shown = {**view, **{key: said_name(own, view[key]) for key in _NAMES if view.get(key)}}
         if reach is not None and reach.principal_id != own:
-            shown |= {key: wrapped(view[key], view["id"]) for key in _WORDS if view.get(key)}
+            words = {key: view[key] for key in _WORDS if view.get(key)}
+            said = {key: each if isinstance(each, str) else jsons.dumps(each) for key, each in words.items()}
+            shown |= {key: wrapped(text, view["id"]) for key, text in said.items()}
         return shown
 
 
 _NAMES: Final = ("id", "task_id", "conversation_id")
-_WORDS: Final = ("prompt", "result", "error")
+_WORDS: Final = ("prompt", "result", "error", "output_schema", "output")
 """What people wrote or an agent answered them, in tasks and their runs."""
 
 _CHANGEABLE: Final = tuple(name for name in contract.UpdateTask.model_fields if name != "task_id")

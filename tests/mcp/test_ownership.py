@@ -13,9 +13,11 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, RequestParamsMeta, TextContent, TextResourceContents
 
+from shared import jsons
 from shared.clock import now_ms
-from shared.principals import PrincipalStatus, Reach
+from shared.principals import EVERYTHING, PrincipalStatus, Reach
 from shared.store.store import Store
+from shared.task_values import TaskRunState
 from shared.tool_contract import tool_declarations
 from shared.untrusted import unwrapped
 from tests.contract.store.making import a_principal
@@ -187,8 +189,22 @@ async def test_the_operators_main_alone_looks_at_others_and_their_words_are_mark
         assert isinstance(made.structured_content, dict)
         assert made.structured_content["prompt"] == orders
         task = {"task_id": made.structured_content["id"], "principal_id": ANN}
+        kept = await store.tasks.get(task["task_id"], EVERYTHING)
+        assert kept is not None
+        typed = replace(kept, output_schema=jsons.dumps({"title": orders}))
+        assert await store.tasks.replace(typed, EVERYTHING, expected_revision=kept.revision)
+        claimed = await store.tasks.claim_manual(kept.id, EVERYTHING, host="h", now=1, lease_ms=60_000)
+        output = jsons.dumps({"words": orders})
+        await store.tasks.finish(
+            claimed[1], state=TaskRunState.SUCCESS, result=orders, error=None, now=2, output=output
+        )
         for tool in ("get_task", "list_task_runs"):
-            assert not (await operator.call_tool(tool, task)).is_error
+            seen = await operator.call_tool(tool, task)
+            assert not seen.is_error
+            assert seen.structured_content is not None
+            (told,) = seen.structured_content.get("runs", [seen.structured_content])
+            words = [told[name] for name in ("prompt", "output_schema", "result", "output") if name in told]
+            assert [each.startswith('<tool_output mark="') for each in words] == [True, True]
             assert "principal_id: is not an argument" in text(await ann.call_tool(tool, task))
         everybodys = text(await operator.call_tool("list_tasks", {"principal_id": "*"}))
         assert made.structured_content["id"] in everybodys
