@@ -87,7 +87,10 @@ def folder_of(conversation_id: str, top: str = FOLDER) -> str:
     name = quote(conversation_id, safe="")
     if name.startswith("."):
         name = f"%2E{name[1:]}"
-    return f"{top}/{name[:LONGEST_NAME]}"
+    if len(name) > LONGEST_NAME:
+        mark = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        name = f"{name[: LONGEST_NAME - len(mark)]}{mark}"
+    return f"{top}/{name}"
 
 
 def document(conversation_id: str, compaction: Compaction, entries: Iterable[HistoryEntry]) -> str:

@@ -14,6 +14,8 @@ PrincipalId = Annotated[
     str, StringConstraints(pattern=r"^(operator|prin-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 ]
 Edits = Literal["agent", "sender"]
+NOBODY: Final = frozenset(("", "*", "@"))
+"""Owners that mean nobody: the main conversation is never everyone's."""
 
 
 class ChannelRules(Section):
@@ -83,11 +85,16 @@ class Channels(Section):
 
     def without_owners(self) -> list[str]:
         """Return a sentence for each served channel whose chats never change what agents obey."""
-        return [
-            f"channels.{self.key(name)}.owners is empty, so persona, memory and skills are read-only from "
-            f"its chats: name the owner there, or set channels.{self.key(name)}.trusted to true."
+        found = {
+            self.key(name): "names nobody" if channel.owners else "is empty"
             for name, channel in self.by_name().items()
-            if channel.enabled and not channel.trusted and not channel.owners
+            if channel.enabled and not channel.trusted
+            if {str(each).strip() for each in channel.owners} <= NOBODY
+        }
+        return [
+            f"channels.{key}.owners {what}, so persona, memory and skills are read-only from its chats: name "
+            f"the owner there, or set channels.{key}.trusted to true."
+            for key, what in found.items()
         ]
 
     def key(self, name: str) -> str:

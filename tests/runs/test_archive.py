@@ -33,6 +33,11 @@ def test_what_no_file_name_can_hold_is_encoded(identity: str, folder: str) -> No
     assert folder_of(identity) == folder
 
 
+def test_conversations_with_long_names_have_a_folder_each() -> None:
+    folders = {folder_of(f"a{':' * 100}{end}") for end in range(9)}
+    assert len(folders) == 9
+
+
 @given(words=st.text(), name=st.text())
 def test_nobody_s_words_can_begin_a_section_of_their_own(words: str, name: str) -> None:
     entry = HistoryEntry("user", [{"type": "text", "text": words}], 1, None, words, name)

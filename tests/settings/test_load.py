@@ -184,6 +184,16 @@ def test_a_channel_open_to_everyone_is_said_unless_acknowledged(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("owners", "said"), [([], "is empty"), (["*"], "names nobody"), (["", "@"], "names nobody"), ([7], None)]
+)
+def test_a_channel_without_an_owner_is_said(tmp_path: Path, owners: list[object], said: str | None) -> None:
+    channel = {"enabled": True, "allow_from": [7], "owners": owners}
+    told = settings_in(tmp_path, {"channels": {"telegram": channel}}).channels.without_owners()
+    begins = [each.partition(",")[0] for each in told]
+    assert begins == ([] if said is None else [f"channels.telegram.owners {said}"])
+
+
+@pytest.mark.parametrize(
     ("rules", "is_said"),
     [
         ([("write_file", None, "ask")], True),
