@@ -202,7 +202,11 @@ def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[s
     for each in conversations:
         path = at("chat", each["conversation_id"], "messages")
         yield f"messages/{each['conversation_id']}", list(client.pages(path, "messages"))
-    for kind in ("tasks", "runs", "approvals", "webhooks", "usage", "audit"):
+    tasks = list(client.pages("/tasks", "tasks", **whose))
+    yield "tasks", tasks
+    for each in tasks:
+        yield f"task_runs/{each['id']}", list(client.pages(at("task", each["id"], "runs"), "runs"))
+    for kind in ("runs", "approvals", "webhooks", "usage", "audit"):
         yield kind, list(client.pages(f"/{kind}", kind, **whose))
     yield "tokens", list(client.pages(at("principals", principal, "tokens"), "tokens"))
 

@@ -76,6 +76,9 @@ def test_what_is_exported_is_all_that_a_principal_has(
             assert (
                 client.post("/chat", json={"message": f"write {secret} to {secret}.txt"}).status_code == 200
             )
+            daily = {"id": "daily", "prompt": "hello", "schedule_type": "cron", "schedule_value": "@daily"}
+            assert client.post("/task", json=daily).status_code == 201
+            assert client.post("/task/trigger", json={"task_id": "daily"}).status_code == 200
     file = tmp_path / "ann.tar.gz"
     assert principal("export", ann, str(file)).returncode == 0
     assert file.stat().st_mode & 0o777 == 0o600
@@ -95,6 +98,10 @@ def test_what_is_exported_is_all_that_a_principal_has(
     )
     assert {"files/plums.txt", *(f"{kind}.json" for kind in kinds)} <= {*names}
     assert "plums" in texts
+    with tarfile.open(file) as archive:
+        runs = archive.extractfile(f"task_runs/{ann}+daily.json")
+        assert runs is not None
+        assert '"trigger":"manual"' in runs.read().decode()
     assert "pears" not in texts
     assert principal("export", ann, "-").returncode == 2
     again = principal("export", ann, str(file))
