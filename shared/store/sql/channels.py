@@ -46,6 +46,11 @@ AWAKE: Final = """NOT EXISTS (SELECT 1 FROM conversations AS c JOIN principals A
     WHERE c.id = d.conversation_id AND p.status <> 'active')"""
 
 
+# Between tool calls and their results nothing may stand, also while people are asked about them.
+NO_STEP: Final = """NOT EXISTS (SELECT 1 FROM approvals AS a WHERE a.ended_at IS NULL
+    AND a.conversation_id = channel_deliveries.conversation_id AND a.kind <> 'budget')"""
+
+
 class Channels(Chats):
     """Updates of channels, chats and their conversations, deliveries to chats."""
 
@@ -181,23 +186,25 @@ class Channels(Chats):
         await self._change(END, number, now, error, 1, patient=True)
 
     async def untold(self, channel: str, *, limit: int) -> list[Delivery]:
-        """Return failed deliveries that the conversation hasn't been told of (their text is gone)."""
-        statement = (
-            "SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 ORDER BY number LIMIT $2"
-        )
+        """Return failed deliveries that the conversation hasn't been told of (their text is gone), and can
+        be told of: no calls of it wait.
+        """
+        statement = f"""SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 AND {NO_STEP}
+            ORDER BY number LIMIT $2"""
         return await self._all(to_delivery, statement, channel, limit)
 
     @writes()
     async def tell(self, tx: Tx, number: int, message: NewMessage, now: int) -> bool:
-        """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
-        # Whoever begins a run locks its conversation: between a running run's tool calls and their
-        # results nothing may stand.
+        """Add a notice of the failure to the conversation; False, and nothing done, while it has a run or its
+        calls wait.
+        """
+        # Whoever begins a run, or asks, locks its conversation.
         statement = """SELECT 1 FROM conversations WHERE id =
                 (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE"""
         await tx.execute(statement, number)
-        statement = """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1
+        statement = f"""UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1
             AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
-            AND runs.state = 'running') RETURNING conversation_id"""
+            AND runs.state = 'running') AND {NO_STEP} RETURNING conversation_id"""
         row = await tx.fetchrow(statement, number)
         if row is not None:
             await store_messages(tx, row["conversation_id"], None, [message], now)

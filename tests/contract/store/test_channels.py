@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from shared.approval_values import NewApproval
 from shared.errors import NotFound
 from shared.store.sql.chats import Chat, NewUpdate, Saying
 from shared.store.store import Store
+from shared.values import RunState
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_run, an_end, said
 
@@ -196,7 +198,11 @@ async def test_a_failure_is_told_to_the_conversation_once_it_is_idle(store: Stor
     (failed,) = await store.channels.untold("tg", limit=9)
     assert (failed.error, failed.saying.text) == ("blocked", "")
     assert not await store.channels.tell(due.number, said("n", "not delivered"), T0)
-    await store.runs.finish(lease, an_end(), [], [], T0)
+    asked = NewApproval("appr-1", "approval", "exec", {}, "call-1")
+    await store.runs.finish(lease, an_end(RunState.PAUSED, requests=[asked]), [], [], T0)
+    assert not await store.channels.tell(due.number, said("n", "not delivered"), T0), "its calls wait"
+    assert await store.channels.untold("tg", limit=9) == []
+    await store.approvals.drop(home, T0)
     assert await store.channels.tell(due.number, said("n", "not delivered"), T0)
     assert not await store.channels.tell(due.number, said("m", "not delivered"), T0)
     assert await store.channels.untold("tg", limit=9) == []
