@@ -21,6 +21,7 @@ from host.cli.client import HostClient, Json, Token, Url, at, host, surroundings
 from host.cli.run_view import AnswerWriter, MarkdownWriter, PlainWriter, RunView
 from host.cli.runs import decided
 from host.cli.terminal import HostFault, err, fail, local_time, out, print_json, short, shown, table
+from shared import jsons
 from shared.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Chat:
         self._writer: AnswerWriter = MarkdownWriter() if lively and out.is_terminal else PlainWriter()
         self.conversation_id = conversation_id
         self.used: dict[str, int] = {}
+        self._seen: set[str] = set()
+        """Calls that wait, and that the person has seen whole."""
 
     def say(self, message: str) -> bool:
         """Send a message, which answers or denies what waits; return whether its run ended well."""
@@ -79,11 +82,19 @@ class Chat:
         return self._run(at("chat", self.conversation_id, "resume"), body)
 
     def _decide(self, decision: str) -> None:
-        """Answer all calls that wait here, and show how the run goes on. Raises HostFault."""
+        """Answer all calls that wait here, and show how the run goes on; what nobody has seen here is shown
+        before it can be allowed. Raises HostFault.
+        """
         here = {"status": "pending", "kind": "approval", "conversation_id": self.conversation_id or ""}
         waits = list(self._client.pages("/approvals", "approvals", **here)) if self.conversation_id else []
         if not waits:
             raise HostFault("No call waits here.")
+        if decision == "allow" and (unseen := [each for each in waits if each["id"] not in self._seen]):
+            for each in unseen:
+                for line in (each["tool"], *jsons.dumps(each["input"], indented=True).split("\n")):
+                    out.print(shown(line), soft_wrap=True)
+                self._seen.add(each["id"])
+            raise HostFault("This waits. /allow once more allows it, /deny denies it.")
         for each in waits:
             told = decided(self._client, each["id"], {"decision": decision})
         if told["run_id"]:
@@ -100,6 +111,7 @@ class Chat:
             finally:
                 view.end()
         self.conversation_id = view.conversation_id or self.conversation_id
+        self._seen |= view.whole
         self._count(view)
         if view.error or view.done is None:
             err.print(f"[red]{shown(view.error or 'The stream ended before the answer did.')}[/]")

@@ -108,6 +108,8 @@ def _complete(text: str) -> int:
     return sum(len(line) + 1 for line in lines)
 
 
+FITS: Final = 900
+"""Characters of a call that the sentence of a pause has whole, whoever's it is."""
 WIDTH: Final = 72
 """Of what a tool was given, or gave."""
 
@@ -126,6 +128,8 @@ class RunView:
         self._unmarked = MarkerFilter("")
         self.conversation_id = ""
         self.run_id = ""
+        self.whole: set[str] = set()
+        """Calls that wait for a person, and were shown whole: by the sentence with which the run pauses."""
         self.done: dict[str, Any] | None = None
         self.error: str | None = None
 
@@ -171,6 +175,10 @@ class RunView:
         self._line_start()
         text = self._unmarked.without(str(data.get("text", "")))
         self._answer.message(str(data.get("sender") or "message"), text)
+
+    def _approval_request(self, data: dict[str, Any]) -> None:
+        if len(one_line(f"{data.get('tool')} {jsons.dumps(data.get('input'))}")) <= FITS:
+            self.whole.add(str(data.get("id")))
 
     def _done(self, data: dict[str, Any]) -> None:
         self.done = data

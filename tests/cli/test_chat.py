@@ -334,6 +334,38 @@ def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, termin
     assert terminal.program.wait(60) == 0
 
 
+def test_no_call_is_allowed_that_was_not_shown_whole_here(
+    host: ContractServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "x" * 2000
+    calls = {"appr-1": "git push", "appr-2": long}
+    waits = [
+        {"id": each, "kind": "approval", "tool": "exec", "input": {"command": said}, "input_sha256": each}
+        for each, said in calls.items()
+    ]
+    host.answers["GET", "/approvals?status=pending&kind=approval&conversation_id=conv-1"] = (
+        200,
+        {"approvals": waits, "next_cursor": None},
+    )
+    for each in waits:
+        host.answers["GET", f"/approvals/{each['id']}"] = (200, each)
+        told = {"id": each["id"], "status": "allowed", "decided_by": {}, "run_id": None}
+        host.answers["POST", f"/approvals/{each['id']}"] = (200, told)
+    host.events = [START, *(("approval_request", each) for each in waits), done("paused", error="I wait")]
+    with HostClient(Target(host.url, TOKEN)) as client:
+        session = Chat(client, None, lively=False)
+        session.say("hi")
+        with pytest.raises(HostFault, match="once more allows it"):
+            session.command("/allow")
+        seen = capsys.readouterr().out
+        assert (long in seen, "git push" in seen) == (True, False)
+        assert not [path for method, path, _ in host.requests if method == "POST" and "approvals" in path]
+        assert session.command("/allow")
+    assert [path for method, path, _ in host.requests if method == "POST" and "approvals" in path] == [
+        f"/approvals/{each}" for each in calls
+    ]
+
+
 def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServer) -> None:
     host.events = [START, done("paused", error="Needs more.")]
     with HostClient(Target(host.url, TOKEN)) as client:
