@@ -221,6 +221,10 @@ class AnthropicModel:
             response = await http.send(request, stream=True)
         except httpx2.TimeoutException:
             raise ModelError("The model API did not answer in time.", retryable=True) from None
+        except httpx2.LocalProtocolError as error:
+            raise ModelError(
+                f"The model API can't be asked with this key: {error}.", retryable=False
+            ) from None
         except Exception:  # noqa: BLE001 - whatever it is, there is no answer
             raise ModelError("The model API could not be reached.", retryable=True) from None
         if response.is_success:

@@ -52,6 +52,8 @@ def server_type(entry: Mapping[str, Any]) -> object:
 
 HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A token of RFC 9110, section 5.6.2."""
+_OF_THE_CLIENT: Final = frozenset({"content-length", "transfer-encoding"})
+"""What says where a request ends is said by who sends it."""
 LONGEST_TIMEOUT_MS: Final = 600_000
 
 
@@ -88,11 +90,12 @@ class McpServer(Section):
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, value in headers.items():
-            text = value.get_secret_value()
-            if not HEADER_NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
+        texts = {name: value.get_secret_value().strip() for name, value in headers.items()}
+        for name, text in texts.items():
+            unnamed = name.lower() in _OF_THE_CLIENT or not HEADER_NAME.fullmatch(name)
+            if unnamed or not text.isprintable() or not text.isascii():
                 raise ValueError(f"{name[:64]!r} is not a header a request can carry")
-        return headers
+        return {name: SecretStr(text) for name, text in texts.items()}
 
     @field_validator("env")
     @classmethod

@@ -271,6 +271,7 @@ def test_a_refused_entry_of_a_file_stops_the_start_with_its_line(
         ({"url": "http://"}, "tools.mcp.servers.wiki.url must be an http or https address"),
         ({"url": "http://a.example/a b"}, "tools.mcp.servers.wiki.url must be an http or https address"),
         ({"url": URL, "headers": {"X Y": "1"}}, "tools.mcp.servers.wiki.headers 'X Y' is not a header"),
+        ({"url": URL, "headers": {"Content-Length": "1"}}, "wiki.headers 'Content-Length' is not a header"),
         ({"url": URL, "timeout_ms": 600_001}, "tools.mcp.servers.wiki.timeout_ms must be 600000 or less"),
         ({"command": "wiki", "env": {"A=B": "1"}}, "tools.mcp.servers.wiki.env must be an object of texts"),
         ({"command": "wiki\0"}, "tools.mcp.servers.wiki.command must not contain NUL"),
@@ -287,6 +288,12 @@ def test_what_no_request_may_have_config_json_may_not_have_either(
     with pytest.raises(SettingsError, match=r"config\.json, line \d+: ") as refused:
         load({"PICOCLAW_HOME": str(tmp_path)})
     assert said in str(refused.value)
+
+
+def test_a_header_has_no_blanks_around_its_value() -> None:
+    entry = {"url": URL, "headers": {"Authorization": " Bearer x y\r\n"}}
+    (server,) = parse_servers({"wiki": entry}, stdio_allowed=False).values()
+    assert server.headers == {"Authorization": "Bearer x y"}
 
 
 def test_two_servers_of_one_name_in_one_file_are_said_with_their_line(

@@ -250,6 +250,16 @@ async def test_a_server_that_is_not_there_is_retryable() -> None:
     assert str(error) == "The model API could not be reached."
 
 
+async def test_a_key_that_no_request_can_carry_is_told_as_such(server: FakeModel) -> None:
+    model = AnthropicModel(make_client(ModelConfig(api_key=f"{KEY}\n{KEY}", base_url=server.url)))
+    error = await failure(model, request())
+    await model.aclose()
+
+    assert not error.retryable
+    assert str(error) == "The model API can't be asked with this key: a header has the end of a line in it."
+    assert KEY not in str(error)
+
+
 @pytest.mark.parametrize("cut", ["drop_after_deltas", "truncate_after_deltas"])
 @pytest.mark.parametrize("after", [0, 2])
 async def test_an_answer_that_breaks_off_or_ends_early_is_a_retryable_failure(
