@@ -250,6 +250,11 @@ def _loosened(settings: Settings) -> Iterator[str]:
         secret = getattr(settings, name)
         if secret is not None and not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
             yield f"{name} holds a blank or a letter beyond ASCII: the console and most clients can't send it"
+    if settings.database_url is None and settings.local_db_path.is_relative_to(settings.store_dir):
+        yield (
+            "LOCAL_DB_PATH lies in STORE_DIR: the database that the host works on belongs on a local disk, "
+            "beside the volume; a network file system damages it"
+        )
     if settings.agents.defaults.model_name and not settings.model_list:
         yield "agents.defaults.model_name is not used: model_list is empty"
     if not settings.agents.defaults.restrict_to_workspace:

@@ -97,6 +97,14 @@ def test_other_words_for_a_truth_stop_the_start(tmp_path: Path, word: str) -> No
     assert said == "ALLOW_REQUEST_STDIO_MCP (environment) must be true or false (or 1, 0, yes, no, on, off)"
 
 
+def test_a_database_on_the_volume_is_told(tmp_path: Path) -> None:
+    places = {"STORE_DIR": "/data/store", "LOCAL_DB_PATH": "/data/store/run/picoclaw.db"}
+    (warning,) = settings_in(tmp_path, None, **places).warnings
+    assert warning.startswith("LOCAL_DB_PATH lies in STORE_DIR: ")
+    assert settings_in(tmp_path, None, **places, DATABASE_URL="postgresql://a/b").warnings == ()
+    assert settings_in(tmp_path, None, **places | {"STORE_DIR": "/data/sto"}).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "end"),
     [
