@@ -31,8 +31,8 @@ START_SECONDS: Final = 15.0
 """Birth to answered handshake; most of it is for the zygote's own first import."""
 
 
-class TooManySessions(Exception):
-    """Every session is in the middle of a call."""
+class NoSession(Exception):
+    """There is no tool server for a call, of which nothing was done; says why."""
 
 
 class ToolServerSession:
@@ -164,7 +164,7 @@ class ToolServers:
             self.sessions.pop(key).close()
 
     async def session(self, key: Key) -> ToolServerSession:
-        """Return an open session; raises SessionLost, RequestRefused, TimeoutError, TooManySessions."""
+        """Return an open session; raises RequestRefused, NoSession."""
         session = self.sessions.get(key)
         if session is None or session.lost:
             self._make_room()
@@ -172,9 +172,11 @@ class ToolServers:
         self.sessions.move_to_end(key)
         try:
             await session.start(self.zygote, key)
-        except BaseException:
+        except BaseException as error:
             if self.sessions.get(key) is session and not session.busy:
                 del self.sessions[key]
+            if isinstance(error, SessionLost | OSError):  # TimeoutError is one
+                raise NoSession("The tool server could not be started, and nothing was done") from None
             raise
         return session
 
@@ -188,7 +190,7 @@ class ToolServers:
                 del self.sessions[key]
                 return
         if len(self.sessions) >= self._max_sessions:
-            raise TooManySessions
+            raise NoSession("All tool servers are busy")
 
     async def _close_idle(self) -> None:
         while True:
@@ -212,8 +214,8 @@ class ToolServerToolset:
         """Start the session, so that the first call needn't wait; a failure shows at the call."""
         try:
             await self._servers.session(self._key)
-        except (SessionLost, RequestRefused, TimeoutError, TooManySessions) as error:
-            logger.warning("A tool server could not be started: %s", type(error).__name__)
+        except (RequestRefused, NoSession) as error:
+            logger.warning("No tool server: %s", error)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool in the conversation's tool server."""
@@ -227,8 +229,8 @@ class ToolServerToolset:
             return _fault("The tool server ended before it answered; the call may have taken effect.")
         except TimeoutError:
             return _fault(f"No answer within {CALL_SECONDS:g} s; the call may have taken effect.")
-        except TooManySessions:
-            return _fault("All tool servers are busy; try again.")
+        except NoSession as error:
+            return _fault(f"{error}; try again.")
         except RequestRefused as error:
             return _fault(str(error))
 

@@ -109,6 +109,14 @@ async def test_a_tool_server_that_dies_is_an_error_and_the_next_call_has_a_new_o
     assert len(servers.sessions) == 1
 
 
+async def test_of_a_call_whose_tool_server_does_not_start_nothing_was_done(tmp_path: Path) -> None:
+    (unreadable := tmp_path / "picoclaw.db").write_text("no database")
+    async with ToolServers(db_path=unreadable, store_dir=None, timezone="UTC") as servers:
+        answer = await servers.toolset("conv-a", is_main=False).call(SEND, {"text": "never said"})
+    said = "The tool server could not be started, and nothing was done; try again."
+    assert answer == ToolResult(said, is_error=True)
+
+
 async def test_a_zygote_that_dies_is_started_again(servers: ToolServers) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     await tools.open()

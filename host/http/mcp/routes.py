@@ -32,8 +32,8 @@ from host.mcp_clients.tool_servers import (
     HANDSHAKE_VERSIONS,
     PROTOCOL,
     STATELESS_VERSIONS,
+    NoSession,
     ToolServers,
-    TooManySessions,
 )
 from host.mcp_clients.zygote import Key
 from host.runs.principals import PrincipalCache
@@ -262,8 +262,8 @@ class McpApi(Api):
         except (SessionLost, TimeoutError) as error:
             sentence = LOST if isinstance(error, SessionLost) else SLOW
             return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
-        except TooManySessions:
-            raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
+        except NoSession as error:
+            raise Unavailable(f"{error}: try again.", retry_after=1) from None
 
     async def _asked(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
         try:
