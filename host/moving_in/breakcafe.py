@@ -65,13 +65,16 @@ def _conversations(tables: Mapping[str, list[Row]], arrivals: Arrivals, timezone
         )
     empty = 0
     for row in tables["conversations"]:
-        said = messages.get(row["id"], [])
+        said = messages.pop(row["id"], [])
         if not said and row["id"].startswith(TEMPORARY):
             empty += 1
             continue
         where = f"conversation {row['id']}"
         born, active = instant(row["created_at"], where), instant(row["last_activity"], where)
         arrivals.add_conversation(row["id"], said, born, active)
+    if messages:
+        left = sum(map(len, messages.values()))
+        arrivals.lost.append(f"{left} messages, whose conversations are not there")
     if empty:
         arrivals.lost.append(f"{empty} empty conversations of isolated task runs (the tasks' log is taken)")
 

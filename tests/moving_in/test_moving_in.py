@@ -258,6 +258,15 @@ def test_an_odd_record_stops_all_of_it_with_a_sentence(
     assert "conversations" not in exported(own)
 
 
+def test_messages_without_a_conversation_are_told(own: Path, breakcafe: Path) -> None:
+    before = moved(own, "breakcafe", str(breakcafe), "--dry-run")["lost"]
+    homes.execute(
+        breakcafe, "UPDATE messages SET conversation_id = 'gone' WHERE id = (SELECT min(id) FROM messages)"
+    )
+    told = moved(own, "breakcafe", str(breakcafe))["lost"]
+    assert [each for each in told if each not in before] == ["1 messages, whose conversations are not there"]
+
+
 def test_a_task_in_a_state_of_no_meaning_is_told(own: Path, breakcafe: Path) -> None:
     homes.execute(breakcafe, "UPDATE scheduled_tasks SET status = 'odd' WHERE id = 't-cron'")
     found = moved(own, "breakcafe", str(breakcafe))
