@@ -55,7 +55,8 @@ def identity_of(environment: Mapping[str, str]) -> Identity:
         )
     if not CONVERSATION_ID.fullmatch(conversation_id):
         raise NoIdentity(
-            "PICOCLAW_CONVERSATION_ID must be 1 to 200 letters, digits and . _ : @ + - characters."
+            "PICOCLAW_CONVERSATION_ID must begin with a letter or digit, and have at most 200 letters, "
+            "digits and . _ : @ + - characters."
         )
     principal_id = _value(environment, "PRINCIPAL_ID") or "operator"
     if not PRINCIPAL_ID.fullmatch(principal_id):

@@ -139,6 +139,8 @@ class _Stop:
             "LOCAL_DB_PATH": settings.local_db_path.parent,
             "STORE_DIR": settings.store_dir,
             "MEMORY_DIR": settings.memory_dir,
+            "PRINCIPALS_DIR": settings.principals_dir,
+            "SKILLS_DIR": settings.skills_dir,
         }
         self._unseen = "The opening of the store" if settings.database_url is None else "DATABASE_URL"
         threading.Thread(target=self._watch, name="watch", daemon=True).start()

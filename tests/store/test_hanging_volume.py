@@ -169,12 +169,13 @@ def test_a_disk_that_hangs_while_the_host_starts_is_named(volume: Path, tmp_path
 
 @needs_fuse
 @pytest.mark.parametrize(
-    ("name", "place"), [("LOCAL_DB_PATH", "local"), ("STORE_DIR", "store"), ("MEMORY_DIR", "memory")]
+    ("name", "place"),
+    [("LOCAL_DB_PATH", "local"), ("STORE_DIR", "store"), ("MEMORY_DIR", "memory"), ("SKILLS_DIR", "skills")],
 )
 def test_a_file_system_that_hangs_when_the_host_is_started_is_named(
     tmp_path: Path, name: str, place: str
 ) -> None:
-    host = new_host(tmp_path / "host", None)
+    host = new_host(tmp_path / "host", None, {"SKILLS_DIR": str(tmp_path / "host" / "skills")})
     host.command = (sys.executable, "-c", SOONER)
     (directory := tmp_path / "host" / place).mkdir()
     with hanging(directory):
