@@ -17,12 +17,13 @@ import typer
 
 from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
 from host.cli.start import local_url, passphrase_asker
-from host.cli.terminal import FAILED, HostFault, Told, err, shown, tell
+from host.cli.terminal import FAILED, HostFault, Told, err, shown, tell, warn
 from shared import jsons
 from shared.secrets import MAX_FILE_BYTES, read_regular
 from shared.settings import Settings, SettingsError, load
 from shared.settings.load import home_of
 
+INCOMPLETE: Final = "not everything could be listed: too much, too deep, closed, or a name that isn't UTF-8"
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
 
@@ -197,11 +198,15 @@ class HostClient:
             yield from response.iter_raw()
 
     def pages(self, path: str, key: str, **params: str) -> Iterator[dict[str, Any]]:
-        """Yield the items of a paged list."""
+        """Yield the items of a paged list, and say in the end whether it left something out."""
+        is_incomplete = False
         while True:
             page = self.request("GET", path, params=params)
             yield from page[key]
+            is_incomplete = is_incomplete or page.get("incomplete", False)
             if not page.get("next_cursor"):
+                if is_incomplete:
+                    warn(INCOMPLETE)
                 return
             params["cursor"] = page["next_cursor"]
 

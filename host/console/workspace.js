@@ -80,12 +80,13 @@ export class WorkspaceView {
   }
 
   async folder() {
-    const { entries, isCut } = await inFolder(this.id, this.where);
+    const { entries, isCut, isIncomplete } = await inFolder(this.id, this.where);
     const chosen = h("input", { type: "file", multiple: "", hidden: true, "aria-label": "Files" });
     chosen.addEventListener("change", () => this.upload([...chosen.files]));
     const list = h("section", { class: "card" },
       h("ul", { class: "entries" }, entries.map((entry) => this.line(entry))),
-      entries.length === 0 ? h("p", { class: "quiet" }, "This folder is empty.") : null,
+      entries.length === 0 && !isIncomplete ? h("p", { class: "quiet" }, "This folder is empty.") : null,
+      isIncomplete ? h("p", { class: "quiet" }, "Not everything in here can be listed.") : null,
       isCut ? h("p", { class: "quiet" }, "There are more than these.") : null,
       h("div", { class: "row" }, h("button", { class: "button", type: "button", on: { click: () => chosen.click() } }, icon("plus"), "Add files"), chosen));
     list.addEventListener("dragover", (event) => event.preventDefault());
@@ -160,17 +161,19 @@ export class WorkspaceView {
 async function inFolder(conversationId, folder) {
   const entries = [];
   let cursor = "";
+  let isIncomplete = false;
   if (folder !== "" && !(await isThere(conversationId, folder.slice(0, -1)))) throw new Error(`There is no folder ${folder}`);
   while (cursor !== null && entries.length < MOST_SHOWN) {
     const asked = new URLSearchParams({ prefix: folder, limit: 1000, ...(cursor && { cursor }) });
     const page = await call("GET", `${path`/chat/${conversationId}/files`}?${asked}`);
     const own = page.files.map((file) => ({ ...file, name: file.path.slice(folder.length) })).filter(({ name }) => name !== "" && !name.includes("/"));
     entries.push(...own);
+    isIncomplete ||= page.incomplete;
     cursor = page.next_cursor;
     const below = cursor?.slice(folder.length).split("/") ?? [];
     if (below.length > 1) cursor = `${folder}${below[0]}/${END}`;
   }
-  return { entries, isCut: cursor !== null };
+  return { entries, isCut: cursor !== null, isIncomplete };
 }
 
 async function isThere(conversationId, folder) {

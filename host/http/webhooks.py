@@ -237,14 +237,8 @@ class WebhooksApi(Api):
         webhook = await self._found(request)
         secret = new_secret() if body.secret is None else body.secret
         until = now_ms() + body.keep_old_ms
-        await self._changed(
-            webhook,
-            {
-                "secret": self._hooks.secrets.kept(webhook.id, secret),
-                "old_secret": webhook.secret,
-                "old_secret_until": until,
-            },
-        )
+        kept = self._hooks.secrets.kept(webhook.id, secret)
+        await self._changed(webhook, {"secret": kept, "old_secret_until": until})
         return {"id": webhook.id, "secret": secret, "old_until": iso(until)}
 
     @operation("POST", "/webhooks/{id}/test", scope="chat", status=202)

@@ -22,7 +22,10 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
 
         sent = files("put", str(tmp_path / "two words.bin"), "data/", "--json")
         assert json.loads(sent.stdout)["path"] == "data/two words.bin"
-        assert "2,000,000" in files("ls", "data/").stdout
+        listed = files("ls", "data/")
+        assert ("2,000,000" in listed.stdout, listed.stderr) == (True, "")
+        (Path(host.environment["MEMORY_DIR"]) / "data/\udcff").write_bytes(b"")
+        assert "not everything could be listed" in files("ls", "data/").stderr
         assert files("get", "data/two words.bin", str(tmp_path / "back")).returncode == 0
         assert (tmp_path / "back").read_bytes() == content
         (tmp_path / "text").write_text("a line\n")

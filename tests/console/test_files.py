@@ -145,6 +145,17 @@ def test_the_workspace_takes_files_shows_pictures_and_deletes(
         assert client.get("/chat/main/files/album/dot.png").content == PICTURE
 
 
+def test_a_folder_with_what_can_not_be_listed_is_not_called_empty(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    folder = Path(host.environment["MEMORY_DIR"]) / "unlisted"
+    folder.mkdir()
+    (folder / "\udcff").write_bytes(b"")
+    page = make_page("#/workspace/unlisted%2F")
+    expect(page.locator(".page")).to_contain_text("Not everything in here can be listed.")
+    expect(page.locator(".page")).not_to_contain_text("empty")
+
+
 def test_a_file_of_a_name_that_is_there_is_replaced_after_a_question(
     make_page: MakePage, host: HostProcess
 ) -> None:

@@ -150,11 +150,12 @@ class Webhooks(Noun):
         return await self._page(to_webhook, ("number",), statement, limit, *where.values)
 
     async def change(self, webhook_id: str, **changes: Any) -> None:
-        """Put values in the place of what a webhook has."""
+        """Put values in the place of what a webhook has; a new secret makes the present one the old one."""
         values = [STORED.get(name, _plain)(value) for name, value in changes.items()]
-        said = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, start=2))
+        said = [f"{name} = ${number}" for number, name in enumerate(changes, start=2)]
+        said += ["old_secret = secret"] if "secret" in changes else []
         await self._fan_out_all()
-        await self._change(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
+        await self._change(f"UPDATE webhooks SET {', '.join(said)} WHERE id = $1", webhook_id, *values)
 
     async def delete(self, webhook_id: str) -> None:
         """Remove a webhook and all of its deliveries."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,14 @@ async def test_what_goes_wrong_is_kept_with_the_webhook_until_it_works(hooked: S
     (delivery,) = await claim(hooked)
     await note(hooked, [(delivery, Tried())], T0 + 2)
     assert (await hooked.webhooks.get("hook-w", OPERATOR)).enabled
+
+
+async def test_two_secrets_given_at_once_are_the_new_one_and_the_old_one(hooked: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        for secret in (b"1" * 33, b"2" * 33):
+            tasks.start_soon(partial(hooked.webhooks.change, "hook-w", secret=secret, old_secret_until=T0))
+    webhook = await hooked.webhooks.get("hook-w", OPERATOR)
+    assert {webhook.secret, webhook.old_secret} == {b"1" * 33, b"2" * 33}
 
 
 async def test_a_test_reaches_a_disabled_webhook_and_says_nothing_of_its_health(hooked: Store) -> None:
