@@ -21,7 +21,7 @@ from starlette.routing import Route as Path
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from host.http.bodies import JSON, LONGEST_KEY, ErrorShape, read_body, storable
+from host.http.bodies import JSON, LONGEST_KEY, Body, ErrorShape, read_body, storable
 from shared.clock import ms_of
 from shared.errors import InvalidInput
 
@@ -176,6 +176,12 @@ class Operation:
             return None
         return {each.name for each in self.parameters if each.place == "query"}
 
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether a body has to say nothing."""
+        is_ours = self.method == "POST" and self.listed and not self.open and self.takes is not None
+        return is_ours and self.body is self.reads is self.binary is None
+
     @property
     def summary(self) -> str:
         """What it does, in a sentence without its end."""
@@ -257,12 +263,18 @@ class _Methods:
             if scope["path_params"] or scope["query_string"]:
                 await self._reached(request, declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)
+        if declared.is_bare and _has_body(request):
+            await read_body(request, Body)
         answer = await declared.answering(api, request, *given)
         if answer is None:
             answer = Response(status_code=204)
         elif isinstance(answer, dict):
             answer = JSON(answer, status_code=declared.status)
         await answer(scope, receive, send)
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
 def _refuse_hidden_slash(raw: bytes, path: str) -> None:

@@ -56,6 +56,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("/task", {**TASK, "id": 7}, "id"),
     ("/task", {**TASK, "id": "a/b"}, "id"),
     ("/task", {**TASK, "colour": "red"}, "colour"),
+    ("/chat/main/cancel", {"run_id": "run-x"}, "run_id"),
+    ("/webhooks/release", {"id": "hook-x"}, "id"),
+    ("/admin/reload-skills", {"path": "x"}, "path"),
     ("/task/trigger", {}, "task_id"),
     ("/task/trigger", {"task_id": 7}, "task_id"),
     ("/task/check", {"max": 0}, "max"),
@@ -72,6 +75,12 @@ def test_a_wrong_field_is_named(client: httpx2.Client, path: str, body: dict[str
     assert answer.json()["error"].startswith(field)
     assert answer.json()["code"] == "invalid_request"
     assert client.get("/health").json()["database"] == before
+
+
+def test_what_takes_no_body_takes_one_that_says_nothing(client: httpx2.Client) -> None:
+    assert client.post("/admin/reload-skills", json={}).status_code == 200
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/admin/reload-skills", content=b"", headers=form).status_code == 200
 
 
 @pytest.mark.parametrize(
