@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,6 +292,30 @@ def test_a_deleted_conversation_takes_its_inbox_and_copies_along(
     kept = {path.parent for path in principals.rglob("*") if path.is_file()}
     assert client.delete(f"/chat/{answer['conversation_id']}").status_code == 204
     assert not (workspace / "inbox" / answer["conversation_id"]).exists()
+    assert len({path for path in kept if path.exists()}) == len(kept) - 1
+
+
+ODD = {
+    "a file": "rm -r {0}; echo x > {0}",
+    "a link": "rm -r {0}; ln -s / {0}",
+    "closed": "chmod 0 {0}",
+    "full of folders": "mkdir -p {0}/a/b; echo x > {0}/a/b/c; chmod 0 {0}/a",
+}
+
+
+@pytest.mark.parametrize("command", ODD.values(), ids=ODD)
+def test_what_an_agent_made_of_an_inbox_keeps_nothing_of_its_conversation(
+    client: httpx2.Client, workspace: Path, command: str
+) -> None:
+    answer = say(client, {"name": "x.png", "data": encoded(png(7, 7))})
+    kept = {path.parent for path in (workspace.parent / "principals").rglob("*") if path.is_file()}
+    inbox = workspace / "inbox" / answer["conversation_id"]
+    call = {"name": "exec", "input": {"command": command.format(f"inbox/{inbox.name}")}}
+    steps = directive(steps=[{"tools": [call]}, {"text": "$results"}])
+    made = client.post("/chat", json={"message": steps, "conversation_id": inbox.name}).json()
+    assert "[exit code 0" in made["result"]
+    assert client.delete(f"/chat/{inbox.name}").status_code == 204
+    assert not os.path.lexists(inbox)
     assert len({path for path in kept if path.exists()}) == len(kept) - 1
 
 

@@ -236,6 +236,16 @@ def empty_all(top: int) -> None:
             os.rmdir(name, dir_fd=top)
 
 
+def remove_whole(directory: int, name: str) -> None:
+    """Remove what a directory has under a name, with all that is in it; raises OSError."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=directory)
+        return
+    with syscalls.held(_open_up(directory, name)) as top:
+        empty_all(top)
+    os.rmdir(name, dir_fd=directory)
+
+
 def _open_up(directory: int, name: str) -> int:
     """Open a directory for emptying, whatever its mode; pinned first, so that no link can take its place."""
     flags = os.O_DIRECTORY | os.O_NOFOLLOW

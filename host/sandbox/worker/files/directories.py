@@ -6,6 +6,7 @@ and change time (which, unlike the modification time, no agent can set): a tenth
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from ..confine.workspaces import remove_whole
 from ..names import Refused, explain, quoted
 from ..syscalls import held
 from . import reading
@@ -206,32 +208,30 @@ class _Listing:
                 self.walk(below, f"{prefix}{name}/", depth - 1)
 
 
+_FOR_GOOD: Final = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTEMPTY})
+
+
 def remove_folder(roots: Roots, arguments: Answer) -> Answer:
-    """Remove a folder and the files in it. What folders it holds stays, and so does it.
+    """Remove what has the name of a folder of the host's, with all that is in it. What may not be removed
+    stays: no later try would do more.
 
     For the host alone: no tool of an agent has this name.
     """
     path = arguments["path"]
     above, name = os.path.split(path)
     reading.stop_clock()
-    with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
-        with held(os.open(name, DIRECTORY, dir_fd=directory)) as folder:
-            _remove_files(folder)
-        with contextlib.suppress(OSError):
-            os.rmdir(name, dir_fd=directory)
+    with contextlib.suppress(Refused), roots.directory(above or ".") as directory:
+        try:
+            remove_whole(directory, name)
+        except OSError as error:
+            if error.errno not in _FOR_GOOD:
+                raise
     return {"text": f"ok: removed {path}"}
 
 
 def usage(roots: Roots, arguments: Answer) -> Answer:
     """Return what a principal's directories hold, in bytes; counted within the last ``max_age_s`` seconds."""
     return {"used": 0 if roots.quota is None else roots.quota.counted(arguments["max_age_s"])}
-
-
-def _remove_files(folder: int) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(IsADirectoryError):
-                os.unlink(entry.name, dir_fd=folder)
 
 
 def _line(name: str, status: os.stat_result) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from .. import syscalls
-from ..confine.workspaces import empty_all
+from ..confine.workspaces import remove_whole
 from ..names import Refused, code_of, explain, new_name, quoted, require_good
 from ..syscalls import held
 from . import reading
@@ -261,11 +261,11 @@ def delete_path(roots: Roots, arguments: Answer) -> Answer:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
         _require(path, arguments, status)
         reading.stop_clock()
-        is_directory = stat.S_ISDIR(status.st_mode)
-        if is_directory and arguments["recursive"]:
-            with held(os.open(location.name, DIRECTORY, dir_fd=location.directory)) as top:
-                empty_all(top)
-        (os.rmdir if is_directory else os.unlink)(location.name, dir_fd=location.directory)
+        if arguments["recursive"]:
+            remove_whole(location.directory, location.name)
+        else:
+            single = os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink
+            single(location.name, dir_fd=location.directory)
         kept(location.directory)
     return {}
 
