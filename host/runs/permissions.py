@@ -27,6 +27,8 @@ COMMAND: Final = "exec"
 PATHS: Final = frozenset({"read_file", "write_file", "edit_file", "append_file", "list_dir", "send_file"})
 SAID: Final = ("url", "text", "question", "task")
 """Arguments that say what a call does, of tools that have no command and no path."""
+UNSEEN: Final = frozenset({SEARCH, FETCH})
+"""What runs at the model's API: nobody sees a call of it before it is made."""
 OTHERS: Final = "mcp__"
 OWN: Final = "mcp__picoclaw__"
 _WILD: Final = re.compile(r"[*?\[]")
@@ -89,7 +91,8 @@ class Gate:
     def removes(self, tool: str) -> bool:
         """Return whether no call of the tool can run, so that it need not be offered."""
         lists = () if tool == FINAL_ANSWER else self._lists
-        firsts = (next((rule for rule in rules if rule.names(tool)), None) for rules in lists)
+        named = ([rule for rule in rules if rule.names(tool)] for rules in lists)
+        firsts = (next((r for r in rules if not (r.has_match and tool in UNSEEN)), None) for rules in named)
         return any(rule is not None and rule.do == "deny" and not rule.has_match for rule in firsts)
 
     def names_questions(self) -> bool:
@@ -155,8 +158,12 @@ class Permissions:
                 raise InvalidInput(f"{field}.{number}.tool: there is no tool named {rule.tool}")
             if rule.match is not None and not rule.match.strip():
                 raise InvalidInput(f"{field}.{number}.match: must not be blank; left out it is all calls")
+            judged = rule.match is not None and rule.tool.strip("*")
+            for tool in filter(Rule(rule).names, UNSEEN.intersection(self._names()) if judged else ()):
+                what = f"{tool} runs at the model's API, where nobody sees what a call does; leave match out"
+                raise InvalidInput(f"{field}.{number}.match: {what}")
         gate = Gate([compiled(tuple(said))], Path("/"))
-        for tool in (SEARCH, FETCH):
+        for tool in sorted(UNSEEN, reverse=True):
             if said and tool in self._names() and gate.judge(tool, {}) == "ask":
                 raise InvalidInput(
                     f"{field}: {tool} runs at the model's API and can't wait for a person; "

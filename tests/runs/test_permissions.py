@@ -187,6 +187,16 @@ def test_what_the_models_api_runs_cannot_wait(tool: str) -> None:
     checked({"tool": "web_search", "do": "deny"}, ask("*"))
 
 
+@pytest.mark.parametrize("tool", ["web_search", "web_*"])
+@pytest.mark.parametrize("do", ["allow", "ask", "deny"])
+def test_what_the_models_api_runs_is_not_judged_by_what_it_does(tool: str, do: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^p\.0\.match: web_search runs at the model's API"):
+        checked({"tool": tool, "match": "*weather*", "do": do})
+    checked({"tool": "*", "match": "*weather*", "do": "deny"})
+    but_some = gate([{"tool": "*", "match": "*weather*", "do": "allow"}, {"tool": "*", "do": "deny"}])
+    assert (but_some.removes("web_search"), but_some.removes("exec")) == (True, False)
+
+
 def test_a_remembered_yes_answers_what_would_be_asked_and_opens_nothing_that_is_denied() -> None:
     call = line("git push origin")
     yes = (call_digest(*call),)
