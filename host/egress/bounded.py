@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
@@ -75,7 +76,7 @@ def _readable(message: bytes) -> bytes:
     """Return JSON with U+FFFD for what is no character: a text that was cut within one may end so."""
     if rb"\u" in message:  # escaped backslashes stand aside meanwhile, as bytes that JSON doesn't have
         message = _HALF.sub(rb"\\ufffd", message.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
-    return message.decode("utf-8", "replace").encode()
+    return message.removeprefix(BOM_UTF8).decode("utf-8", "replace").encode()
 
 
 ACCEPTED: Final = {"Accept-Encoding": "gzip"}

@@ -197,7 +197,7 @@ class _Link:
         self.has_resources = False
         self._seconds = config.start_ms / 1000 if config.start_ms else reach.connect_seconds
         self._ready_by = anyio.current_time() + self._seconds
-        self._problem = f"did not answer within {self._seconds:g} s (timeout_ms in its entry gives it longer)"
+        self._problem = ""
         self._settled = anyio.Event()
         self._judge = judge
         self._reach = reach
@@ -234,7 +234,9 @@ class _Link:
     def missing(self) -> str:
         """Return why the server's tools are missing."""
         hint = NO_NETWORK if self.config.type == "stdio" and not self._reach.has_network else ""
-        return f"The MCP server {self.name} {self._problem}{hint}; its tools are missing."
+        late = f"did not answer within {self._seconds:g} s (timeout_ms in its entry gives it longer)"
+        problem = self._problem or late + self.heard.noise
+        return f"The MCP server {self.name} {problem}{hint}; its tools are missing."
 
     def strange_names(self) -> list[str]:
         """Return a sentence if the entry allows tools that the server doesn't have."""

@@ -51,8 +51,8 @@ class Heard:
     """What was seen and heard of a server besides its answers.
 
     ``status``, ``kind``, ``location``: of the newest HTTP answer; ``fault``: why one was not taken in;
-    ``end``: why none is any more; ``last_words``: a program's; ``tools``: as they were listed; ``changed``:
-    the list is another one now.
+    ``end``: why none is any more; ``last_words``: a program's; ``noise``: its newest line that is no message,
+    for the end of a sentence; ``tools``: as they were listed; ``changed``: the list is another one now.
     """
 
     status: int = 0
@@ -61,6 +61,7 @@ class Heard:
     fault: str = ""
     end: str = ""
     last_words: str | None = None
+    noise: str = ""
     tools: list[Any] = field(default_factory=list)
     changed: bool = False
 

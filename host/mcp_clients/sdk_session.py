@@ -46,6 +46,8 @@ Leaving the context ends the program with everything it started.
 MOST_PAGES: Final = 100
 MOST_TOOLS: Final = 1000
 CONNECT_SECONDS: Final = 10.0
+SHOWN: Final = 1000
+"""Bytes of a line that is no message, at most; fewer characters of them are told."""
 LINE_END: Final = re.compile(rb"\n")
 _BLOCK: Final = TypeAdapter[types.ContentBlock](types.ContentBlock)
 REJECTED: Final = -1
@@ -291,7 +293,7 @@ async def _hear(pipe: ByteStream, to_sdk: ObjectSendStream[SessionMessage | Exce
         try:
             async for line in messages(pipe, LINE_END):
                 if line.endswith(b"\n") and line.strip():
-                    await to_sdk.send(_message(line))
+                    await to_sdk.send(_message(line, heard))
         except TooMuch as error:
             heard.refuse(str(error))
             return
@@ -315,8 +317,10 @@ async def _until_gone(work: Callable[[], Awaitable[None]]) -> None:
         return
 
 
-def _message(line: bytes) -> SessionMessage | Exception:
+def _message(line: bytes, heard: Heard) -> SessionMessage | Exception:
     try:
         return SessionMessage(types.jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValidationError as error:
+        said = quoted(line[:SHOWN].decode("utf-8", "replace"))
+        heard.noise = f"; it said what is no message of the protocol: {said}"
         return error

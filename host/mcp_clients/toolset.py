@@ -222,7 +222,7 @@ class ExternalToolset:
 
     async def _asked(self, ask: Callable[[anyio.CancelScope], Awaitable[ToolResult]]) -> ToolResult:
         seconds = self.config.timeout_ms / 1000
-        self.heard.status, self.heard.fault = 0, ""
+        self.heard.status, self.heard.fault, self.heard.noise = 0, "", ""
         try:
             with anyio.fail_after(seconds) as scope:
                 call = Call(scope)
@@ -232,7 +232,8 @@ class ExternalToolset:
                 finally:
                     self.teller.calls.remove(call)
         except TimeoutError:
-            return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
+            late = f"did not answer within {seconds:g} s; the call may have taken effect"
+            return self._fault(late + self.heard.noise)
         except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
             logger.warning("A call of an MCP server failed: %s", type(error).__name__)
             return self._fault(reason(error, self.heard, self.config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -277,6 +278,25 @@ async def test_a_text_that_was_cut_within_a_character_is_read(said: str, read: s
     answer = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"' + said + '"}]}}'
     async with opened(Reach(spawn=unconfined), odd=program(answer)) as found:
         assert await first(found) == ToolResult(read)
+
+
+async def test_a_byte_order_mark_costs_nothing() -> None:
+    marked = "import sys; sys.stdout.buffer.write(b'\\xef\\xbb\\xbf'); sys.stdout.flush()\n" + PROGRAM
+    answer = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"hello"}]}}'
+    async with opened(
+        Reach(spawn=unconfined), odd=replace(program(answer), args=("-c", marked, answer))
+    ) as found:
+        assert await first(found) == ToolResult("hello")
+
+
+async def test_a_program_that_says_something_else_is_late_and_what_it_said_is_shown() -> None:
+    waits = ServerConfig(
+        type="stdio", command="/bin/sh", args=("-c", "echo 'Name: '; sleep 600"), start_ms=3000
+    )
+    async with opened(Reach(spawn=unconfined), odd=waits) as found:
+        (problem,) = found.problems
+    assert problem.startswith("The MCP server odd did not answer within 3 s")
+    assert 'it said what is no message of the protocol: "Name:"' in problem
 
 
 async def test_an_empty_cursor_ends_the_list() -> None:
