@@ -287,7 +287,7 @@ def test_a_reference_to_a_call_goes_on_with_its_output(gpt: openai.OpenAI) -> No
 
 
 def test_an_item_that_is_not_the_callers_is_refused_by_its_place(make_host: MakeHost) -> None:
-    host = make_host().start()
+    host = make_host(settings={"PICOCLAW_PRINCIPALS_ISOLATION": "weak"}).start()
     with host.client() as client, door(host) as gpt:
         ann = client.post("/principals", json={"name": "ann"}).json()["id"]
         token = client.post(f"/principals/{ann}/tokens", json={"scopes": ["chat"]}).json()["token"]
