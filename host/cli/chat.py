@@ -90,15 +90,18 @@ class Chat:
         if not waits:
             raise HostFault("No call waits here.")
         if decision == "allow" and (unseen := [each for each in waits if each["id"] not in self._seen]):
-            for each in unseen:
-                for line in (each["tool"], *jsons.dumps(each["input"], indented=True).split("\n")):
-                    out.print(shown(line), soft_wrap=True)
-                self._seen.add(each["id"])
+            self._show(unseen)
             raise HostFault("This waits. /allow once more allows it, /deny denies it.")
         for each in waits:
             told = decided(self._client, each["id"], {"decision": decision})
         if told["run_id"]:
             self._run(at("chat", str(self.conversation_id), "runs", told["run_id"], "events"), None)
+
+    def _show(self, calls: list[dict[str, Any]]) -> None:
+        for each in calls:
+            for line in (each["tool"], *jsons.dumps(each["input"], indented=True).split("\n")):
+                out.print(shown(line), soft_wrap=True)
+            self._seen.add(each["id"])
 
     def _run(self, path: str, body: dict[str, Any] | None) -> bool:
         view = RunView(self._writer, lively=self._lively)

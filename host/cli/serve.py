@@ -135,13 +135,7 @@ class _Stop:
         self._end: threading.Thread | None = None
         self._store: Store | None = None
         self._grace_s = settings.stop_grace_ms / 1000
-        self._places = {
-            "LOCAL_DB_PATH": settings.local_db_path.parent,
-            "STORE_DIR": settings.store_dir,
-            "MEMORY_DIR": settings.memory_dir,
-            "PRINCIPALS_DIR": settings.principals_dir,
-            "SKILLS_DIR": settings.skills_dir,
-        }
+        self._places = _places(settings)
         self._unseen = "The opening of the store" if settings.database_url is None else "DATABASE_URL"
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
@@ -221,6 +215,17 @@ class _Stop:
             if trial.is_alive():
                 return f"{name} ({path})"
         return None
+
+
+def _places(settings: Settings) -> dict[str, Path]:
+    """Return the directories that a start looks into, by their settings."""
+    return {
+        "LOCAL_DB_PATH": settings.local_db_path.parent,
+        "STORE_DIR": settings.store_dir,
+        "MEMORY_DIR": settings.memory_dir,
+        "PRINCIPALS_DIR": settings.principals_dir,
+        "SKILLS_DIR": settings.skills_dir,
+    }
 
 
 def _look(directory: Path) -> None:

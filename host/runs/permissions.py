@@ -162,6 +162,9 @@ class Permissions:
             for tool in filter(Rule(rule).names, UNSEEN.intersection(self._names()) if judged else ()):
                 what = f"{tool} runs at the model's API, where nobody sees what a call does; leave match out"
                 raise InvalidInput(f"{field}.{number}.match: {what}")
+        self._check_unseen(said, field)
+
+    def _check_unseen(self, said: Sequence[Permission], field: str) -> None:
         gate = Gate([compiled(tuple(said))], Path("/"))
         for tool in sorted(UNSEEN, reverse=True):
             if said and tool in self._names() and gate.judge(tool, {}) == "ask":

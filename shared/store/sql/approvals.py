@@ -237,15 +237,20 @@ def _check(approval: Approval, answer: Answer) -> None:
     fitting = FITTING.get(approval.kind, "allow")
     if answer.decision not in (fitting, "deny"):
         raise InvalidInput(f"decision: must be {fitting} or deny for a request of kind {approval.kind}")
+    _check_seen(approval, answer)
+    if answer.remember and approval.kind != "approval":
+        raise InvalidInput("remember: is for allowing a call")
+    if answer.allow_tokens is not None and (approval.kind, answer.decision) != ("budget", "allow"):
+        raise InvalidInput("allow_tokens: is for allowing a request of kind budget")
+
+
+def _check_seen(approval: Approval, answer: Answer) -> None:
+    """Raise InvalidInput or Conflict ``changed`` for an answer to another call than the one that waits."""
     needed = approval.kind != "budget" and answer.decision in ("allow", "answer")
     if answer.input_sha256 != approval.input_sha256 and (needed or answer.input_sha256 is not None):
         if answer.input_sha256 is None:
             raise InvalidInput("input_sha256: is required, as the request has it")
         raise Conflict("input_sha256: is not that of the request; read it again", code="changed")
-    if answer.remember and approval.kind != "approval":
-        raise InvalidInput("remember: is for allowing a call")
-    if answer.allow_tokens is not None and (approval.kind, answer.decision) != ("budget", "allow"):
-        raise InvalidInput("allow_tokens: is for allowing a request of kind budget")
 
 
 def _becomes(approval: Approval, answer: Answer) -> ApprovalStatus:
