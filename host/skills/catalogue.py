@@ -27,10 +27,12 @@ LONGEST_DESCRIPTION: Final = 1024
 NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _REMEMBERED: Final = 1024
 _PLAIN: Final = re.compile(
-    r"""^(description(?=:[ \t]+[^\s"'|>!&])|[\w-]+(?=:[ \t]+[^\s"'|>!&*\[{])):[ \t]+(.*(?:\n[ \t]+.*)*)""",
+    r"""^(description(?=:[ \t]+[^\s"'|>!&#])|[\w-]+(?=:[ \t]+[^\s"'|>!&*\[{#])):[ \t]+(.*(?:\n[ \t]+.*)*)""",
     re.MULTILINE,
 )
-"""A key and its text without quotes, which its writer meant as text also where YAML sees something else."""
+"""A key and its text without quotes, which its writer meant as text also where YAML sees a number, a comment
+or nothing that it knows.
+"""
 _LINES: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -85,10 +87,10 @@ def _mapping(text: str) -> Mapping[Any, Any]:
 
     _refuse_deep(text)
     try:
-        found = _loaded(text)
+        found = _loaded(_PLAIN.sub(_quoted, text))
     except YAMLError as error:
         try:
-            found = _loaded(_PLAIN.sub(_quoted, text))
+            found = _loaded(text)
         except YAMLError:
             line = getattr(getattr(error, "problem_mark", None), "line", None)
             where = "" if line is None else f" (line {line + 2})"
@@ -113,8 +115,10 @@ def _loaded(text: str) -> Any:
 
 
 def _quoted(entry: re.Match[str]) -> str:
-    """Return a line with its text in quotes: ``description: Use when: a price is asked for``."""
-    return f"{entry[1]}: {jsons.dumps(' '.join(entry[2].split()))}"
+    """Return a line with its text in quotes: ``description: Use when: a price is asked for in #sales``."""
+    key, text = entry.groups()
+    said = text if key == "description" else re.split(r"\s#", text)[0]
+    return f"{key}: {jsons.dumps(' '.join(said.split()))}" + "\n" * text.count("\n")
 
 
 def _refuse_deep(text: str) -> None:
@@ -183,13 +187,26 @@ class SkillFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a folder or a text is not used as it was meant: ``path`` as tools name it, and a sentence."""
+
+    tier: Tier
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shelf:
-    """A directory of skills. ``path`` is how tools name it; ``left_out`` counts folders beyond the bound."""
+    """A directory of skills. ``path`` is how tools name it; ``left_out`` counts folders beyond the bound.
+
+    ``beside``: what is wrong with the texts that lie beside it.
+    """
 
     tier: Tier
     path: str
     files: Sequence[SkillFile]
     left_out: int = 0
+    beside: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +222,6 @@ class Skill:
     def path(self) -> str:
         """Its folder, as tools name it."""
         return f"{self.shelf}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a folder is not used as it was meant: ``path`` as tools name it, and a sentence."""
-
-    tier: Tier
-    path: str
-    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +254,7 @@ def catalogue(shelves: Iterable[Shelf]) -> Catalogue:
 
 
 def _readable(shelf: Shelf, problems: list[Problem]) -> Iterator[Skill]:
+    problems.extend(shelf.beside)
     if shelf.left_out:
         said = f"{shelf.left_out} more folders are not looked at"
         problems.append(Problem(shelf.tier, shelf.path, said))

@@ -27,6 +27,7 @@ from host.skills.catalogue import (
     LARGEST_FILE,
     LONGEST,
     Catalogue,
+    Problem,
     Shelf,
     Skill,
     SkillFile,
@@ -237,10 +238,12 @@ class _Directory:
     def _take(self, answer: Mapping[str, Any]) -> None:
         wanted = self._wanted
         self._stamp = str(answer.get("stamp", ""))
-        found = chain(_listed(answer["texts"]), repeat(None))
+        texts = _listed(answer["texts"])
+        found = chain(texts, repeat(None))
         self.texts = tuple(_text(next(found), limit, tail) for _, limit, tail in wanted.texts)
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
-        self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
+        beside = tuple(self._unread(each) for each in texts if isinstance(each, Mapping) and "fault" in each)
+        self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")), beside)
         folders = [file.folder for file in files]
         self._covered = not answer.get("links") and not self.shelf.left_out
         self._watched = _places(wanted)
@@ -248,6 +251,11 @@ class _Directory:
             self._covered = self._covered and not folders
         else:
             self._watched += [self._watched[-1] / folder for folder in folders]
+
+    def _unread(self, found: Mapping[str, Any]) -> Problem:
+        name, wanted = str(found.get("name"))[:100], self._wanted
+        path = name if wanted.agents_write else str(wanted.directory / name)
+        return Problem(wanted.tier, path, f"not read: {str(found['fault'])[:500]}")
 
     async def read(self, path: str, limit: int) -> Text | None:
         """Read one file below the directory of skills."""

@@ -220,6 +220,10 @@ class PrincipalBudgets(Section):
         return [name for name, limit in limits.items() if limit.dollars is not None]
 
 
+DATE = re.compile(r"([-@](\d{3,8}|\d{4}-\d\d-\d\d|latest)(-v\d+(:\d+)?)?)?")
+"""What follows a model's name in its dated ids, as Anthropic, OpenAI, Vertex and Bedrock write them."""
+
+
 class Budgets(PrincipalBudgets):
     """Spending limits: a run that would pass one pauses and asks."""
 
@@ -228,8 +232,8 @@ class Budgets(PrincipalBudgets):
     )
 
     def price_of(self, model: str) -> Price | None:
-        """Return a model's price, which also holds for its dated ids."""
-        known = [name for name in self.prices if model == name or model.startswith(f"{name}-")]
+        """Return a model's price, which also holds for its dated ids, and for no other model's."""
+        known = [name for name in self.prices if model.startswith(name) and DATE.fullmatch(model, len(name))]
         return self.prices[max(known, key=len)] if known else None
 
 

@@ -346,6 +346,17 @@ def test_a_response_in_the_background_is_read_followed_and_cancelled(gpt: openai
         gpt.responses.cancel(say(gpt, "hi").id)
 
 
+def test_a_response_in_the_background_that_is_asked_for_again_is_told_at_once_as_it_stands(
+    gpt: openai.OpenAI,
+) -> None:
+    asked: dict[str, Any] = {"background": True, "extra_headers": {"Idempotency-Key": "hangs"}}
+    begun = say(gpt, directive(hang=True), **asked)
+    again = say(gpt, directive(hang=True), **asked)
+    assert (again.id, again.status) == (begun.id, "in_progress")
+    gpt.responses.cancel(begun.id)
+    assert say(gpt, directive(hang=True), **asked).status == "cancelled"
+
+
 def test_a_response_in_the_background_is_there_after_a_kill(make_host: MakeHost) -> None:
     host = make_host().start()
     with door(host) as gpt:

@@ -152,6 +152,21 @@ async def test_what_the_host_would_not_load_the_check_refuses(
         assert "- " in await run(tools, place, f"python3 $SKILL/{CHECK} skills/{name}", fails=True)
 
 
+async def test_a_description_with_a_colon_passes_the_check_once_it_is_quoted(
+    tools: SandboxToolset,
+    ws: Path,
+    place: Path,
+) -> None:
+    said = "Write the report: use it when somebody asks in #sales, or on #support"
+    written = {"quoted": f'"{said}"', "block": f">-\n  {said}", "plain": said}
+    for name, description in written.items():
+        text = f"---\nname: {name}\ndescription: {description}\n---\nWrite it."
+        await tools.call("write_file", {"path": f"skills/{name}/SKILL.md", "content": text})
+        answer = await run(tools, place, f"python3 $SKILL/{CHECK} skills/{name}", fails=name == "plain")
+        assert ("put the whole text in double quotes" in answer) is (name == "plain")
+        assert parsed(name, text).description == said
+
+
 async def test_the_check_finds_files_that_are_not_there(
     tools: SandboxToolset,
     ws: Path,

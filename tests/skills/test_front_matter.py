@@ -53,9 +53,9 @@ def test_a_description_is_one_line_without_characters_that_steer() -> None:
         ("a", "# no front matter", "is missing"),
         ("a", "---\nname: a\n", "isn't closed"),
         ("a", skill(description="x"), "no name"),
-        ("a", skill(name="7", description="x"), "no name"),
+        ("a", skill(name="[7]", description="x"), "no name"),
         ("a", skill(name="a"), "no description"),
-        ("a", skill(name="a", description="[1]"), "no description"),
+        ("a", skill(name="a", description="# x"), "no description"),
         ("a", skill(name="a", description="''"), "no description"),
         ("a", skill(name="b", description="x"), "the name of its folder"),
         ("A", skill(name="A", description="x"), "its name must be"),
@@ -76,8 +76,8 @@ def test_a_description_is_one_line_without_characters_that_steer() -> None:
         ("a", "---\na: [" + "b," * 3000 + "]\n---\n", "more than 1000 parts"),
         ("a", "---\na:\n" + "- " * 3000 + "\n---\n", "more than 1000 parts"),
         ("a", "---\n" + "? " * 3000 + "\n---\n", "more than 1000 parts"),
-        ("a", "---\na: " + "9" * 5000 + "\n---\n", "can't hold"),
-        ("a", "---\na: 2024-99-99\n---\n", "can't hold"),
+        ("a", "---\na: [" + "9" * 5000 + "]\n---\n", "can't hold"),
+        ("a", "---\na: [2024-99-99]\n---\n", "can't hold"),
     ],
 )
 def test_what_is_no_skill_is_refused_with_a_sentence(folder: str, text: str, said: str) -> None:
@@ -96,6 +96,10 @@ def test_what_is_no_skill_is_refused_with_a_sentence(folder: str, text: str, sai
         ("@mention: answers", "@mention: answers"),
         ('Say "yes": it \\ works', 'Say "yes": it \\ works'),
         ("価格: 必要なとき", "価格: 必要なとき"),
+        ("Answers in #sales, or on issue #12", "Answers in #sales, or on issue #12"),
+        ("2048", "2048"),
+        ("yes", "yes"),
+        ("[1]", "[1]"),
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -113,6 +117,12 @@ def test_a_text_without_quotes_is_read_as_it_was_meant(written: str, meant: str,
     text = "\n".join(lines).replace("\n", newline)
     assert parsed("a", text) == Head("a", meant)
     assert body(text) == "do"
+
+
+@pytest.mark.parametrize("name", ["2048", "1e3", "no", "null", "2026-12-01"])
+def test_a_name_may_look_like_another_kind_of_value(name: str) -> None:
+    text = skill(name=f"{name} # as the folder", version="2024-99-99", description="Answers in #sales")
+    assert parsed(name, text) == Head(name, "Answers in #sales")
 
 
 def test_names_may_have_64_characters_and_descriptions_1024() -> None:

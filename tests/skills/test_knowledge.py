@@ -96,6 +96,24 @@ async def test_what_is_known_stays_while_the_sandbox_is_away(workspace: Path) ->
     assert after.user.text == "be quick"
 
 
+async def test_a_text_that_is_there_and_cannot_be_read_is_told(workspace: Path) -> None:
+    org, elsewhere = workspace.parent / "org", workspace.parent / "elsewhere.md"
+    (org / "CLAUDE.md").mkdir(parents=True)
+    elsewhere.write_text("be rude")
+    (workspace / "CLAUDE.md").symlink_to(elsewhere)
+    (workspace / "AGENTS.md").write_text("be kind")
+    knowledge = knowing(Door(workspace), workspace, org=org)
+    known = await knowledge.look()
+    assert (known.organisation, known.user) == (None, None)
+    told = {problem.path: problem.problem for problem in known.skills.problems}
+    assert list(told) == [str(org / "CLAUDE.md"), "CLAUDE.md"]
+    assert all(said.startswith("not read: ") for said in told.values())
+    (org / "CLAUDE.md").rmdir()
+    (workspace / "CLAUDE.md").unlink()
+    known = await knowledge.look()
+    assert (known.skills.problems, known.user and known.user.text) == ((), "be kind")
+
+
 async def test_looks_side_by_side_all_see_what_was_there_when_they_began(workspace: Path) -> None:
     door = Door(workspace)
     knowledge = knowing(door, workspace)

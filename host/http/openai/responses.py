@@ -114,7 +114,9 @@ class ResponsesApi(Api):
             turn = await self._chat.begin(request, chat, thread, spec, field="input")
         response = await self._begun(body, place, turn)
         headers = {**turn.headers, **NO_RETRY}
-        if body.background and turn.run is not None:
+        if body.background:
+            if turn.run is None:  # It was asked before: nobody waits for its end this time either.
+                return JSON((await self._reader.now(response.stored)).view(), headers=headers)
             await self._runs.background.begun(turn.run)
             self._counts.responses[response.items.state()["status"]] += 1
             return JSON(response.view(), headers=headers)

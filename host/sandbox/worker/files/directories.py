@@ -113,8 +113,9 @@ def _stamp(roots: Roots, looks: list[tuple[int, str, str]]) -> str:
 
 def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_result | None:
     """Look at a file. Links (``directory`` -1) are followed only below the root: elsewhere a foreign file
-    system could hang us.
+    system could hang us. Of one that leads elsewhere or nowhere the link itself counts.
     """
+    status = None
     try:
         if directory >= 0:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -123,7 +124,7 @@ def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_resul
         with held(roots.open(path, os.O_PATH)) as descriptor:
             return os.fstat(descriptor)
     except (OSError, Refused):
-        return None
+        return status
 
 
 def _first(roots: Roots, names: list[str], limit: int, tail: int = 0) -> Answer | None:

@@ -35,6 +35,8 @@ def faults(folder: Path) -> Iterator[str]:
     keys = dict(read(found[1]))
     yield from name_faults(keys.get("name", ""), folder.resolve().name)
     yield from description_faults(keys.get("description", ""))
+    if re.search(r"^description:[ \t]+[^\s\"'>|].*?(:[ \t]|[ \t]#)", found[1], re.MULTILINE):
+        yield 'description: has ": " or " #" in it; put the whole text in double quotes'
     yield from body_faults(folder, text[found.end() :])
 
 
@@ -76,8 +78,6 @@ def description_faults(description: str) -> Iterator[str]:
         yield f"description: has {len(description)} characters, at most 1024 are allowed"
     if 0 < len(description) < 40:
         yield "description: is very short; say what the skill does and when to use it"
-    if re.search(r": |(^| )#", description):
-        yield 'description: has ": " or " #" in it; put the whole text in double quotes'
 
 
 def body_faults(folder: Path, body: str) -> Iterator[str]:
