@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.cli.running import environment, process
+from tests.only_root import only_root
 
 
 class Dev:
@@ -104,6 +105,7 @@ def test_tasks_are_managed_from_the_command_line(dev: Dev) -> None:
     assert process(home, "tasks", "list").stdout == "No tasks.\n"
 
 
+@only_root
 def test_no_child_inherits_a_secret(tmp_path: Path) -> None:
     names = (
         "API_TOKEN",

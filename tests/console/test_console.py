@@ -622,7 +622,7 @@ def test_a_conversation_is_deleted_after_a_question(make_page: MakePage, host: H
 def test_a_lost_connection_costs_no_word_and_doubles_none(make_page: MakePage, host: HostProcess) -> None:
     with Wire(host.port) as wire:
         page = make_page(url=wire.url)
-        say(page, directive("over a bad wire", **SLOW))
+        say(page, directive("over a bad wire", **{**SLOW, "delta_delay_ms": 150}))
         for word in ("word5", "word15", "word25"):
             expect(answer(page)).to_contain_text(word)
             wire.cut()

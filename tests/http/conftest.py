@@ -57,10 +57,6 @@ alone_on_the_store = pytest.mark.skipif(
     reason="needs to be alone on the store, to know that other hosts are dead; see tests/cluster",
 )
 
-sees_descriptors = pytest.mark.skipif(
-    os.geteuid() != 0, reason="a host keeps its descriptors from all but root: needs root"
-)
-
 MakeHost = Callable[..., HostProcess]
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.http.conftest import MakeHost, sees_descriptors
+from tests.http.conftest import MakeHost
+from tests.only_root import only_root
 from tests.running import TOKEN, HostProcess, directive, plain_client, until
 
 PATIENCE_S = 60.0
@@ -249,7 +250,7 @@ def test_the_number_of_connections_is_bounded_and_the_oldest_idle_one_makes_room
     assert host.stop() == 0
 
 
-@sees_descriptors
+@only_root
 def test_running_out_of_descriptors_does_not_end_the_host(make_host: MakeHost) -> None:
     host = make_host().start()
     assert host.process is not None

@@ -17,8 +17,8 @@ import httpx2
 import psutil
 import pytest
 
-from tests.http.conftest import sees_descriptors
 from tests.http.two_principals import SETTINGS, Somebody, somebody
+from tests.only_root import only_root
 from tests.running import HostProcess, ModelProcess, new_host, until
 
 pytestmark = pytest.mark.processes
@@ -129,7 +129,7 @@ def test_a_connection_goes_on_behind_an_upload_that_was_refused(host: HostProces
     assert [got[at.end() : at.end() + 3] for at in re.finditer(rb"HTTP/1\.1 ", got)] == [b"507", b"404"]
 
 
-@sees_descriptors
+@only_root
 def test_an_upload_that_is_cut_off_leaves_nothing(host: HostProcess, bob: Somebody) -> None:
     with contextlib.closing(half(bob.client, "/chat/main/files/cut", size=9 * MIB)) as upload:
         upload.send(os.urandom(5 * MIB))
@@ -137,7 +137,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(host: HostProcess, bob: Somebo
     assert "cut" not in bob.client.get("/chat/main/files").text
 
 
-@sees_descriptors
+@only_root
 def test_few_files_of_a_principal_move_at_once(host: HostProcess, ann: Somebody, bob: Somebody) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(4):
@@ -151,7 +151,7 @@ def test_few_files_of_a_principal_move_at_once(host: HostProcess, ann: Somebody,
     assert "half" not in ann.client.get("/chat/main/files").text
 
 
-@sees_descriptors
+@only_root
 def test_what_ends_during_an_upload_gets_no_file(host: HostProcess, bob: Somebody) -> None:
     conversation = bob.chat("hello")["conversation_id"]
     with contextlib.closing(half(bob.client, f"/chat/{conversation}/files/late")) as upload:

@@ -16,6 +16,7 @@ from shared.tool_contract import tool_declarations
 from tests.mcp.over_http import HELLO, RawHttp, envelope, new_token, request
 from tests.mcp.test_hostile_stdio import NOT_MESSAGES
 from tests.mcp.test_ownership import DAILY, DENIED, FOREIGN
+from tests.only_root import only_root
 from tests.running import HostProcess, running_host, until
 from tests.warm_host import is_process
 
@@ -181,6 +182,7 @@ async def test_an_id_in_use_is_refused_in_its_session_and_free_in_others(host: H
         assert {answer["error"]["message"] for answer in refused} <= {"The request id is in use."}
 
 
+@only_root
 def test_a_client_that_sends_half_and_goes_away_leaves_nothing(host: HostProcess, client: RawHttp) -> None:
     token = client.http.headers["authorization"]
     head = f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
@@ -216,6 +218,7 @@ def test_a_tool_server_that_is_killed_costs_one_answer_at_most(host: HostProcess
     assert client.tool("list_tasks")["isError"] is False
 
 
+@only_root
 async def test_a_thousand_sessions_leave_no_process_no_descriptor_and_no_memory(host: HostProcess) -> None:
     assert host.process is not None
     process = psutil.Process(host.process.pid)

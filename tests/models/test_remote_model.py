@@ -30,6 +30,7 @@ from shared.processes import Frames, begin_early
 from shared.usage_values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
+from tests.only_root import only_root
 
 HANGS = directive(deltas=["a", "b"], hang_after_deltas=1)
 LONG = "0123456789 äöü\n" * 10_000
@@ -204,6 +205,7 @@ async def test_a_process_that_does_not_let_go_of_a_request_is_ended(
     assert not psutil.pid_exists(stuck)
 
 
+@only_root
 async def test_the_process_holds_secrets_apart(
     process: ModelProcess, model: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

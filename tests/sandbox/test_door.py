@@ -13,6 +13,7 @@ from host.sandbox.client import READY_TIMEOUT_S, Sandbox
 from host.sandbox.policy import SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
+from tests.only_root import only_root
 from tests.sandbox.opened import private_directory, read_text, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
@@ -230,6 +231,7 @@ async def test_it_works_without_a_uid_of_its_own(ws: Path, place: Path) -> None:
     assert outside.stat().st_mode == mode
 
 
+@only_root
 async def test_a_supervisor_that_cannot_start_is_reported_and_not_tried_without_end(tmp_path: Path) -> None:
     with anyio.fail_after(60):
         async with Sandbox(SandboxPolicy(workspace=tmp_path / "absent")) as sandbox:

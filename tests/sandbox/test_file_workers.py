@@ -19,6 +19,7 @@ from host.sandbox import file_workers
 from host.sandbox.client import Sandbox
 from host.sandbox.file_workers import FileWorkers
 from host.tools.files_and_commands import SandboxToolset
+from tests.only_root import only_root
 from tests.sandbox.opened import toolset
 
 
@@ -71,6 +72,7 @@ async def gone(process: psutil.Process) -> None:
             await anyio.sleep(0.01)
 
 
+@only_root
 async def test_a_worker_that_was_killed_between_two_requests_is_not_missed(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.kill()
@@ -78,6 +80,7 @@ async def test_a_worker_that_was_killed_between_two_requests_is_not_missed(sandb
     assert "fine" in await read(toolset(sandbox, "one"))
 
 
+@only_root
 async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.suspend()
@@ -93,6 +96,7 @@ async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox:
     assert "fine" in results[1]
 
 
+@only_root
 async def test_callers_at_once_share_one_worker(sandbox: Sandbox) -> None:
     await running(sandbox)
     before = {each.pid for each in below(sandbox)}
@@ -106,6 +110,7 @@ async def test_callers_at_once_share_one_worker(sandbox: Sandbox) -> None:
     assert sorted(map(int, written)) == list(range(20))
 
 
+@only_root
 async def test_what_a_cancelled_caller_asked_for_is_done_before_it_goes_on(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.suspend()
@@ -129,6 +134,7 @@ async def test_what_a_cancelled_caller_asked_for_is_done_before_it_goes_on(sandb
     assert worker.is_running()
 
 
+@only_root
 async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +147,7 @@ async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
     await gone(worker)
 
 
+@only_root
 async def test_deleting_a_conversation_ends_what_its_worker_is_asked(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.suspend()
@@ -157,6 +164,7 @@ async def test_deleting_a_conversation_ends_what_its_worker_is_asked(sandbox: Sa
     assert "fine" in await read(toolset(sandbox, "one"))
 
 
+@only_root
 async def test_the_supervisor_starts_anew_and_so_do_the_workers(sandbox: Sandbox) -> None:
     await running(sandbox)
     assert sandbox.supervisor is not None

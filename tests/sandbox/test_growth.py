@@ -15,6 +15,7 @@ from host.sandbox.file_workers import MAX_WORKERS
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker.exec.reapers import WARM
 from host.tools.files_and_commands import SandboxToolset
+from tests.only_root import only_root
 from tests.sandbox.opened import toolset
 
 SHORT = 120
@@ -59,6 +60,7 @@ async def run_many(sandbox: Sandbox, times: int) -> None:
             group.start_soon(caller, toolset(sandbox, f"conv-{number}"))
 
 
+@only_root
 @pytest.mark.parametrize("times", [SHORT, pytest.param(FULL, marks=pytest.mark.slow)])
 async def test_many_runs_leave_no_zombie_no_descriptor_and_no_memory(sandbox: Sandbox, times: int) -> None:
     await run_many(sandbox, 40)
@@ -73,6 +75,7 @@ async def test_many_runs_leave_no_zombie_no_descriptor_and_no_memory(sandbox: Sa
     assert theirs.memory_info().rss - memory < 2 << 20
 
 
+@only_root
 async def test_two_hundred_conversations_have_a_small_worker_each(sandbox: Sandbox) -> None:
     for number in range(200):
         result = await toolset(sandbox, f"conv-{number}").call("read_file", {"path": "ok.txt"})

@@ -23,6 +23,7 @@ from host.sandbox.policy import Limits, SandboxPolicy, commands_own
 from host.sandbox.worker.confine.grants import Access, Grant, owns_something_readable
 from host.tools.files_and_commands import SandboxToolset
 from shared.store.sqlite.content import temporary_directory
+from tests.only_root import only_root
 from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
@@ -361,6 +362,7 @@ def removers(supervisor: int) -> list[psutil.Process]:
     return [one for one in children if os.readlink(f"/proc/{one.pid}/ns/pid") == mine]
 
 
+@only_root
 def test_a_readable_file_of_the_commands_uid_is_found_behind_others(tmp_path: Path) -> None:
     def found(*paths: tuple[str, Access]) -> bool:
         return owns_something_readable([Grant(path, access) for path, access in paths], 4242)
@@ -374,6 +376,7 @@ def test_a_readable_file_of_the_commands_uid_is_found_behind_others(tmp_path: Pa
     assert not found((str(ours), read), (str(theirs), write), (str(tmp_path / "none"), read))
 
 
+@only_root
 @pytest.mark.parametrize("owner", [0, 4242])
 def test_a_workspace_of_root_is_written_by_the_host_itself(tmp_path: Path, owner: int) -> None:
     os.chown(tmp_path, owner, owner)

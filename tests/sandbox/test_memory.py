@@ -19,6 +19,7 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.limits import hidden_memory, tree
+from tests.only_root import only_root
 from tests.sandbox.opened import toolset
 
 LIMIT = 100 << 20
@@ -222,6 +223,7 @@ def test_the_sockets_of_all_processes_count_each_once() -> None:
         assert each_once <= hidden_memory.descriptors(seen, each_once) < each_once * 5 // 4
 
 
+@only_root
 def test_the_threads_of_a_uid_are_its_own_alone() -> None:
     uid = 41_234
     assert tree.tasks_of(uid) == 0
@@ -231,7 +233,7 @@ def test_the_threads_of_a_uid_are_its_own_alone() -> None:
 
 
 def test_a_short_list_of_mappings_counts_as_it_is_when_time_is_up() -> None:
-    with running(f"print(flush=1){WAIT}") as process:
+    with running(f"import time; print(flush=1){WAIT}") as process:
         seen = hidden_memory.look(process.pid)
         assert seen is not None
         cut_off = hidden_memory.listing(seen, LIMIT, 0.0)

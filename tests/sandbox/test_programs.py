@@ -18,6 +18,7 @@ from host.mcp_clients.server_config import ServerConfig
 from host.ports import SandboxFault, ToolResult, Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
+from tests.only_root import only_root
 from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
@@ -179,6 +180,7 @@ async def test_below_the_required_level_no_program_runs(ws: Path) -> None:
     assert not (ws / "made").exists()
 
 
+@only_root
 async def test_no_descriptor_stays_open_behind_programs(sandbox: Sandbox) -> None:
     async def once() -> None:
         async with sandbox.program(Workspace("c", sandbox.root), ("true",), {}):

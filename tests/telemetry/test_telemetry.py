@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.http.conftest import configure
+from tests.only_root import only_root
 from tests.running import HostProcess, directive, new_host, running_host, running_model
 from tests.telemetry.collector import Collector, running_collector
 
@@ -180,6 +181,7 @@ def test_a_collector_that_fails_costs_no_turn_and_no_end(tmp_path: Path, status:
     assert SECRET_HEADER not in host.log_text
 
 
+@only_root
 def test_without_an_endpoint_nothing_of_it_is_imported(tmp_path: Path) -> None:
     with running_model() as model, running_host(tmp_path, model.url) as host:
         with host.client() as client:
