@@ -161,6 +161,14 @@ class HostProcess:
             return [top, *top.children(recursive=True)]
         return []
 
+    def names(self) -> list[str]:
+        """Return the names of the processes of the tree; who leaves meanwhile is passed over."""
+        names = []
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                names.append(process.name())
+        return names
+
     def signal_all(self, number: signal.Signals) -> None:
         """Signal the whole tree; who leaves meanwhile is passed over."""
         for process in self.tree():

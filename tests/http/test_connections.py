@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.http.conftest import MakeHost
@@ -259,7 +260,8 @@ def test_running_out_of_descriptors_does_not_end_the_host(make_host: MakeHost) -
     resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (used + 2, hard))
     peers = [connect(host) for _ in range(50)]
     for child in host.tree()[1:]:
-        child.kill()
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     until(lambda: "could not be started" in host.log_text)
     for peer in peers:
         peer.close()

@@ -190,7 +190,7 @@ def test_cancelling_the_run_ends_its_subagents_and_their_commands(
         assert other.post(f"/chat/{conversation}/cancel").status_code == 202
     talking.join(60)
     assert answers[0]["code"] == "cancelled"
-    until(lambda: not any("sleep" in process.name() for process in host.tree()))
+    until(lambda: "sleep" not in host.names())
 
 
 def test_a_subagent_is_held_by_its_parents_budget(make_host: MakeHost) -> None:
