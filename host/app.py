@@ -124,7 +124,7 @@ async def open_host(
         spaces = Spaces(settings, sandbox, principals := PrincipalCache(store))
         judge = await enter(SchemaJudge())
         tools = RunTools(settings, ledger, sandbox, tool_servers, spaces, judge)
-        archive = Archive(ledger, sandbox, spaces) if settings.history.archive else None
+        archive = Archive(ledger, sandbox, spaces)
         assembly = Assembly(settings, ledger, models, tools, archive, telemetry)
         limits = RunLimits.of(settings, owner)
         runs = await enter(RunService(ledger, assembly, limits, principals))

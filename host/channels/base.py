@@ -155,7 +155,8 @@ class ChannelConfig:
 class Channel(ABC):
     """A way to reach people. ``receive`` and ``send`` are all that one needs.
 
-    ``longest``: UTF-16 code units that one message may have. ``streams``: ``edit`` works, and may be called
+    ``longest``: UTF-16 code units that one message may have, 128 or more, with buttons
+    600 or more. ``streams``: ``edit`` works, and may be called
     every ``edit_every_s`` seconds. ``largest_file``: bytes that ``fetch`` may return. ``has_buttons``:
     ``ask`` and ``close`` work.
     """
@@ -176,7 +177,10 @@ class Channel(ABC):
 
     async def send_file(self, chat_id: str, file: BinaryIO, name: str, caption: str) -> None:
         """Deliver a file with a line of text. Raises TryLater, Undeliverable, ChatMoved."""
-        await self.send(chat_id, f"{caption}\n[{name}: files can't be sent here]", None)
+        from host.channels.splitting import split  # Here: a host without channels has no use for it.
+
+        for part in split(f"{caption}\n[{name}: files can't be sent here]", self.longest):
+            await self.send(chat_id, part, None)
 
     async def edit(self, chat_id: str, message_id: str, text: str) -> None:
         """Replace a message; the same text again is no fault. Raises TryLater, Undeliverable, Gone."""

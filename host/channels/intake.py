@@ -163,7 +163,9 @@ class ChannelDoor:
 
 
 LONGEST_REQUEST: Final = 3500
-"""UTF-16 code units of a request that is shown whole."""
+"""UTF-16 code units of a request that is shown whole, where a message may have so many and ``BESIDE``."""
+BESIDE: Final = 500
+"""UTF-16 code units that stand around a request, and tell how it was decided."""
 LONGEST_LABEL: Final = 60
 BLANK: Final = "(blank)"
 CUT: Final = (
@@ -195,12 +197,14 @@ class Cards:
         self._rules = rules
         self._approvals = ledger.store.approvals
         self._unnoted: dict[str, anyio.Event] = {}
+        self._room = max(min(LONGEST_REQUEST, channel.longest - BESIDE), 0)
 
     async def show(self, request: Approval, chat: Chat, conversation_id: str) -> str:
         """Send a request to a chat and return the channel's id of the message. Raises ChannelFault."""
         noted = self._unnoted[request.id] = anyio.Event()
         try:
-            shown = await self._channel.ask(chat.id, _request_text(request), self._buttons(request, chat))
+            asked = _request_text(request, self._room)
+            shown = await self._channel.ask(chat.id, asked, self._buttons(request, chat))
             await self._approvals.show(request.id, (chat.channel, chat.id, shown, conversation_id))
         finally:
             self._unnoted.pop(request.id, None)
@@ -213,7 +217,8 @@ class Cards:
         asks = request.kind == "question"
         if not asks and not self._rules.has_approvers(chat):
             return []
-        made = [Button(label, f"{name}.{request.id}") for name, (label, *_) in _choices(request).items()]
+        choices = _choices(request, self._room).items()
+        made = [Button(label, f"{name}.{request.id}") for name, (label, *_) in choices]
         rows = [[each] for each in made] if asks else [made[:2], made[2:]]
         return [row for row in rows if row]
 
@@ -228,7 +233,7 @@ class Cards:
         if (noted := self._unnoted.get(approval_id)) is not None:
             await noted.wait()  # A button may be pressed before its message's id has come back.
         request = await self._approvals.get(approval_id, None)
-        choice = None if request is None else _choices(request).get(name)
+        choice = None if request is None else _choices(request, self._room).get(name)
         home = None if request is None else self._home(request, pressed)
         if request is None or choice is None or home is None:
             return NOTHING
@@ -266,7 +271,8 @@ class Cards:
     async def _closed(self, request: Approval, place: Sequence[str]) -> bool:
         _, chat_id, message_id, _ = place
         try:
-            await self._channel.close(chat_id, message_id, f"{_request_text(request)}\n\n{_outcome(request)}")
+            told = f"{_request_text(request, self._room)}\n\n{_outcome(request)}"
+            await self._channel.close(chat_id, message_id, told)
         except (ChannelDown, TryLater):
             return False
         except Exception as error:
@@ -275,10 +281,10 @@ class Cards:
         return True
 
 
-def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
+def _choices(request: Approval, room: int) -> dict[str, tuple[str, Decision, str | None]]:
     """Return what may be pressed, by its name; a call that isn't shown whole can only be denied."""
     asked, labels = _shown(request)
-    whole = units(asked) <= LONGEST_REQUEST
+    whole = units(asked) <= room
     if request.kind == "question":
         options = enumerate(zip(labels, _options(request), strict=True) if whole else ())
         return {str(at): (_label(shown), "answer", text) for at, (shown, text) in options}
@@ -302,10 +308,10 @@ def _shown(request: Approval) -> tuple[str, list[str]]:
     return "\n\n".join([request.asked, *lines]), lines
 
 
-def _request_text(request: Approval) -> str:
+def _request_text(request: Approval, room: int) -> str:
     asked, _ = _shown(request)
-    if units(asked) > LONGEST_REQUEST:
-        cut = asked.encode("utf-16-le", "replace")[: 2 * LONGEST_REQUEST].decode("utf-16-le", "ignore")
+    if units(asked) > room:
+        cut = asked.encode("utf-16-le", "replace")[: 2 * room].decode("utf-16-le", "ignore")
         asked = cut + CUT.format(request.id)
     if request.kind == "question":
         return asked if request.reason == ELICITATION else f"{asked}\n\nA message here is the answer."

@@ -201,7 +201,7 @@ class Assembly:
         ledger: Ledger,
         models: ModelAccess,
         tools: RunTools,
-        archive: Archive | None,
+        archive: Archive,
         telemetry: Telemetry = OFF,
     ) -> None:
         web = settings.tools.web
@@ -231,8 +231,8 @@ class Assembly:
         self._histories.forget(conversation_id)
         try:
             await self._tools.spaces.require(principal_id, conversation_id)
-            if self._archive is not None:
-                await self._archive.remove(principal_id, conversation_id)
+            # Also where none is written any more.
+            await self._archive.remove(principal_id, conversation_id)
             await self._tools.forget(conversation_id, principal_id)
         except Unavailable as fault:
             raise SandboxFault(fault.message) from None
@@ -271,7 +271,8 @@ class Assembly:
                 stopped = await approvals.stopped(conversation_id)
                 await _finish_step(step, stopped, toolbox, subagents, recorder)
             loaded = await self._histories.load(lease)
-            archive = None if self._archive is None else partial(self._archive.catch_up, lease.principal_id)
+            written = self._settings.history.archive
+            archive = partial(self._archive.catch_up, lease.principal_id) if written else None
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from host.models.access import Credential, KeyedModel, ModelAccess, Route
 from host.ports import ModelError, OnDelta, Reply, Target, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import Assembly, OpenTools, RunTools
+from host.runs.conversation_files import Archive
 from host.runs.meter import Ledger, Prices
 from host.runs.principals import PrincipalCache
 from host.runs.service import RunService
@@ -165,6 +166,7 @@ class Conversation(RuleBasedStateMachine):
         environ = {
             "HOME": self.folder.name,
             "SYSTEM_PROMPT_OVERRIDE": "You look.",
+            "PICOCLAW_HISTORY_ARCHIVE": "false",
             "PICOCLAW_HISTORY_WINDOW": str(WINDOW),
             "PICOCLAW_AGENTS_DEFAULTS_MAX_TOKENS": str(MOST_TOKENS),
             "PICOCLAW_AGENTS_DEFAULTS_MAX_TOOL_ITERATIONS": "60",
@@ -174,7 +176,7 @@ class Conversation(RuleBasedStateMachine):
             self.ledger,
             cast(ModelAccess, Models(self.model)),
             cast(RunTools, ToolsOfRuns()),
-            None,
+            cast(Archive, None),
         )
 
     @rule()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.channels.conftest import MakeHost
 from tests.http.conftest import configure
-from tests.running import HostProcess, ModelProcess, new_host, until
+from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "channels" / "mailbox"
 
@@ -86,6 +86,61 @@ def test_the_installed_example_brings_messages_and_carries_answers(
         host.kill()
         host.start()
         until(lambda: read(box, "ann") == ["echo: hello", "echo: after a restart"])
+    finally:
+        host.kill()
+
+
+PAGER = """
+from host.channels.base import Undeliverable
+from picoclaw_mailbox import Mailbox
+
+class Pager(Mailbox):
+    longest = 700
+    has_buttons = True
+
+    async def send(self, chat_id, text, reply_to):
+        if len(text) > self.longest:
+            raise Undeliverable(f"{len(text)} is too long")
+        return await super().send(chat_id, text, reply_to)
+
+    async def ask(self, chat_id, text, buttons):
+        labels = " ".join(f"<{each.label}>" for row in buttons for each in row)
+        await self.send(chat_id, labels, None)
+        return await self.send(chat_id, text, None)
+"""
+
+
+@pytest.mark.processes
+def test_nothing_is_longer_than_a_channel_takes_be_it_a_request_or_a_files_caption(
+    tmp_path: Path, model: ModelProcess, installed: Path
+) -> None:
+    box, site = tmp_path / "box", tmp_path / "site"
+    (site / "pager-1.dist-info").mkdir(parents=True)
+    (site / "pager.py").write_text(PAGER)
+    (site / "pager-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: pager\nVersion: 1\n")
+    (site / "pager-1.dist-info" / "entry_points.txt").write_text(
+        "[picoclaw.channels]\nmailbox = pager:Pager\n"
+    )
+    (site / "picoclaw_mailbox.py").symlink_to(installed / "picoclaw_mailbox.py")
+    options = {"directory": str(box), "every_s": 0.05}
+    plugin = {"enabled": True, "allow_from": ["ann"], "owners": ["ann"], "options": options}
+    host = configure(
+        new_host(tmp_path / "host", model.url, {"PYTHONPATH": str(site)}),
+        channels={"plugins": {"mailbox": plugin}},
+        permissions=[{"tool": "append_file", "do": "ask"}],
+    )
+    name = f"{'n' * 240}.txt"
+    file = {"name": "write_file", "input": {"path": name, "content": "x"}}
+    sent = {"name": "send_file", "input": {"path": name, "caption": "c" * 500}}
+    gated = {"name": "append_file", "input": {"path": "gated.txt", "content": "x" * 1000}}
+    try:
+        host.start()
+        post(box, "ann", "1", directive(steps=[{"tools": [file]}, {"tools": [sent]}, {"tools": [gated]}]))
+        until(lambda: any("May I do this?" in each for each in read(box, "ann")))
+        told = read(box, "ann")
+        assert "files can't be sent here" in " ".join(told)
+        assert "<Deny>" in told
+        assert "too long to be shown here whole" in told[-1]
     finally:
         host.kill()
 

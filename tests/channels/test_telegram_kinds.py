@@ -129,9 +129,12 @@ def test_what_the_bot_said_itself_and_parts_of_messages_can_be_quoted(
 def test_who_is_forwarded_is_told_and_what_they_say_is_no_command(
     host: HostProcess, api: BotApi, user: int, origin: dict[str, Any], who: str
 ) -> None:
-    api.say("/stop now", user=user, forward_origin={"date": DAY, **origin})
-    until(lambda: api.texts(user))
-    assert history(host, f"telegram:{user}")[0]["content"] == f"[forwarded from {who}]\n> /stop now"
+    asked = ["/stop now", "/stop@OtherBot now"]
+    for said in asked:
+        api.say(said, user=user, forward_origin={"date": DAY, **origin})
+    until(lambda: len(api.texts(user)) == 2)
+    told = [each["content"] for each in history(host, f"telegram:{user}")[::2]]
+    assert told == [f"[forwarded from {who}]\n> {said}" for said in asked]
 
 
 def test_addresses_and_people_behind_words_are_told(host: HostProcess, api: BotApi, user: int) -> None:

@@ -316,6 +316,10 @@ def test_a_deleted_conversation_takes_its_archive_with_it(make_host: MakeHost) -
         assert client.delete(f"/chat/{conversation}").status_code == 204
         assert not (host.root / "memory" / "conversations" / conversation).exists()
         assert archive_of(host, kept)
+    host.kill()
+    with long_host(make_host, "gone", archive=False).start().client() as client:
+        assert client.delete(f"/chat/{kept}").status_code == 204
+        assert archive_of(host, kept) == []
 
 
 def test_without_an_archive_nothing_is_written(make_host: MakeHost) -> None:

@@ -95,12 +95,14 @@ def _message(
     update_id: int, message: Json, bot_id: str, username: str | None, *, edited: bool
 ) -> Incoming | None:
     user = message.get("from")
-    text = _for_this_bot(_words(message), username)
+    forwarded, words = "forward_origin" in message, _words(message)
+    # Whom a command of somebody else's is for doesn't matter.
+    text = words if forwarded else _for_this_bot(words, username)
     attachments = tuple(_attachments(message))
     enclosed = tuple(Enclosed(kind, said) for kind, said in _told(message))
     if user is None or user["is_bot"] or text is None or not (text.strip() or attachments or enclosed):
         return None
-    if "forward_origin" in message:
+    if forwarded:
         enclosed = (Enclosed("forwarded", text, *_writer(message, bot_id)), *enclosed)
         text = ""
     reply = _replied_to(message)
