@@ -55,6 +55,8 @@ CRON_FIELDS: Final = {
 ONCE: Final = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,3}))?)?)?", re.ASCII
 )
+YEARS: Final = range(1000, 9999)
+"""Of a time: its neighbours in every other zone are in the calendar too, with four digits."""
 ONCE_EXAMPLE: Final = "a local time such as 2027-03-01T09:00:00, or a date"
 
 
@@ -110,7 +112,7 @@ def instant(text: str, timezone: str) -> int | None:
         moment = datetime.fromisoformat(text)
     except (InvalidInput, ValueError, OverflowError):
         return None
-    return None if moment.tzinfo is None else ms_of(moment)
+    return ms_of(moment) if moment.tzinfo is not None and moment.year in YEARS else None
 
 
 def first_slot(schedule: Schedule, now: int) -> int | None:
@@ -264,7 +266,7 @@ def _once_local(value: str) -> datetime:
         raise InvalidInput(
             f"schedule_value: {_shown(value)} is not in the calendar or on the clock"
         ) from error
-    if not 1000 <= year <= 9998:
+    if year not in YEARS:
         raise InvalidInput("schedule_value: the year must be between 1000 and 9998")
     return local
 

@@ -127,7 +127,9 @@ def judged(delivery: WebhookDelivery, webhook: Webhook, answer: Answer, now: int
     pause = PAUSES_S[min(delivery.attempts, len(PAUSES_S)) - 1] * 1000
     again_at: int | None = now + max(pause, min(answer.retry_after_ms, LONGEST_ASKED_MS))
     refused = bool(status) and status < 500 and status not in TRIED_AGAIN
-    if delivery.type == TEST or (refused and status != GONE and delivery.attempts >= TRIES_OF_REFUSED):
+    if delivery.type == TEST:
+        return Tried(answer.error)
+    if refused and status != GONE and delivery.attempts >= TRIES_OF_REFUSED:
         again_at = None
     last_at = delivery.began_at + TRIED_FOR_MS
     if again_at is not None and again_at > last_at:

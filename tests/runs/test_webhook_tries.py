@@ -55,8 +55,12 @@ def test_what_a_receiver_refuses_is_tried_three_times_and_no_more(status: int) -
     assert after(status, TRIES_OF_REFUSED).again_at is None
 
 
-def test_a_test_is_tried_once() -> None:
-    assert after(503, 1, TEST).again_at is None
+@pytest.mark.parametrize("status", [410, 503])
+def test_a_test_is_tried_once_and_disables_nothing(status: int) -> None:
+    failing = replace(WEBHOOK, failing_since=NOW - TRIED_FOR_MS)
+    answer = Answer(status=status, error=str(status))
+
+    assert judged(replace(DELIVERY, type=TEST), failing, answer, NOW) == Tried(str(status))
 
 
 def test_the_last_try_is_three_days_after_the_first_and_there_is_none_later() -> None:

@@ -129,6 +129,8 @@ async def test_an_end_is_taken_in_the_tasks_zone_or_with_an_offset(
         ({"ends_at": "2027-01-15T09:30"}, "ends_at: lies before the first run"),
         ({"ends_at": "soon"}, "ends_at: takes a local time"),
         ({"ends_at": "2027-02-30"}, "ends_at: takes a local time"),
+        # In UTC it is the year 10000, which no list could show.
+        ({"ends_at": "9999-12-31T23:59:59-12:00"}, "ends_at: takes a local time"),
         ({"max_runs": 0}, "max_runs: must be a whole number"),
         ({"max_runs": True}, "max_runs: must be a whole number"),
         ({"deliver": "maybe"}, "deliver: must be one of answer, none"),
