@@ -41,11 +41,12 @@ class Prices:
         if self._free or not self.budgets.prices:
             return 0
         price = next((price for name in names if (price := self.of(name)) is not None), FREE)
+        read, write = price.cache_read, price.cache_write
         return math.ceil(
             usage.input_tokens * price.input
             + usage.output_tokens * price.output
-            + usage.cache_read_input_tokens * price.cache_read
-            + usage.cache_creation_input_tokens * price.cache_write
+            + usage.cache_read_input_tokens * (price.input if read is None else read)
+            + usage.cache_creation_input_tokens * (price.input if write is None else write)
         )
 
     def of(self, model: str) -> Price | None:
@@ -59,7 +60,7 @@ class Prices:
         if not known or len(known) < len(prices):
             return None
         return Price(
-            input=max(max(price.input, price.cache_write) for price in known),
+            input=max(max(price.input, price.cache_write or 0.0) for price in known),
             output=max(price.output for price in known),
         )
 

@@ -193,12 +193,12 @@ class Limit(Section):
 
 
 class Price(Section):
-    """US dollars per million tokens of one model."""
+    """US dollars per million tokens of one model; cached input costs what other input does unless said."""
 
     input: Dollars = setting("Fresh input")
     output: Dollars = setting("Output, thinking included")
-    cache_read: Dollars = setting("Input read from the cache", 0.0)
-    cache_write: Dollars = setting("Input written to the cache", 0.0)
+    cache_read: Dollars | None = setting("Input read from the cache; unset: as `input`", None)
+    cache_write: Dollars | None = setting("Input written to the cache; unset: as `input`", None)
 
 
 class PrincipalBudgets(Section):

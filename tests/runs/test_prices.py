@@ -22,6 +22,12 @@ def test_every_kind_of_token_has_its_price() -> None:
     assert PRICES.cost(Usage(1000, 100, 10, 200), "claude-small") == 1000 + 500 + 13 + 20
 
 
+def test_cached_input_costs_what_other_input_does_unless_its_price_is_given() -> None:
+    assert PRICES.cost(Usage(1, 0, 10, 100), "claude-small-2") == 15 * 111
+    free = Price(input=15.0, output=75.0, cache_read=0.0, cache_write=0.0)
+    assert Prices(Budgets(prices={"gift": free})).cost(Usage(1, 0, 10, 100), "gift") == 15
+
+
 def test_a_fraction_of_a_millionth_counts_as_a_whole_one() -> None:
     assert PRICES.cost(Usage(cache_read_input_tokens=1), "claude-small") == 1
 
