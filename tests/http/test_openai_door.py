@@ -137,7 +137,7 @@ def test_the_same_user_goes_on_in_the_same_conversation(
 ) -> None:
     create = gpt.chat.completions.with_raw_response.create
     first = create(model=ASSISTANT, messages=[user("my cat is called Miso")], user="alice@door")
-    second = create(model=ASSISTANT, messages=[user("what is it called?")], user="alice@door")
+    second = create(model=ASSISTANT, messages=[user("what is it called?")], user=" alice@door ")
     other = create(model=ASSISTANT, messages=[user("and mine?")], user="bob@door")
     ids = [answer.headers["x-conversation-id"] for answer in (first, second, other)]
     assert ids[0] == ids[1] != ids[2]

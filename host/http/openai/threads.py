@@ -147,7 +147,7 @@ class Threads:
                 raise InvalidInput(f"{header}: must have at most {LONGEST_NAME} characters")
             if name:
                 return await self._named(caller, name, existing=await self._get(caller, name))
-        if user and user.strip():
+        if user := (user or "").strip():
             # Users may have chosen their names: by this field only an id that can't be guessed reaches
             # a conversation that is there already.
             known = user.startswith(f"{CONVERSATION}-")
