@@ -162,6 +162,9 @@ def _offline_http() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=OfflineTransport(), trust_env=False)
 
 
+UNSENDABLE: Final = "The model API can't be asked: no request can carry its key, or another of its headers."
+
+
 class AnthropicModel:
     """A model's API by an SDK client, which it owns from then on."""
 
@@ -221,10 +224,8 @@ class AnthropicModel:
             response = await http.send(request, stream=True)
         except httpx2.TimeoutException:
             raise ModelError("The model API did not answer in time.", retryable=True) from None
-        except httpx2.LocalProtocolError as error:
-            raise ModelError(
-                f"The model API can't be asked with this key: {error}.", retryable=False
-            ) from None
+        except httpx2.LocalProtocolError:  # its words may hold the key
+            raise ModelError(UNSENDABLE, retryable=False) from None
         except Exception:  # noqa: BLE001 - whatever it is, there is no answer
             raise ModelError("The model API could not be reached.", retryable=True) from None
         if response.is_success:

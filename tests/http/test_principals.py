@@ -23,7 +23,7 @@ def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield configure(
         process,
         auth={"jwt": {"issuer": ISSUER, "audience": AUDIENCE, "jwks_file": str(process.root / "keys.json")}},
-        budgets={"prices": {"claude-haiku": {"input": 1, "output": 5}}},
+        budgets={"prices": {"claude-haiku-4-5": {"input": 1, "output": 5}}},
         model_list=[
             {"model_name": "usual", "model": "claude-sonnet-5-5", "api_base": model.url},
             {"model_name": "small", "model": "claude-haiku-4-5", "api_base": model.url},

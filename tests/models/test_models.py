@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.models.accumulator import Accumulator
-from host.models.anthropic_model import AnthropicModel, make_client
+from host.models.anthropic_model import UNSENDABLE, AnthropicModel, make_client
 from host.models.process import ModelConfig
 from host.ports import Ask, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.clock import at, now_ms
@@ -256,8 +256,7 @@ async def test_a_key_that_no_request_can_carry_is_told_as_such(server: FakeModel
     await model.aclose()
 
     assert not error.retryable
-    assert str(error) == "The model API can't be asked with this key: a header has the end of a line in it."
-    assert KEY not in str(error)
+    assert str(error) == UNSENDABLE
 
 
 @pytest.mark.parametrize("cut", ["drop_after_deltas", "truncate_after_deltas"])
