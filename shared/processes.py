@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -51,6 +52,23 @@ def not_dumpable() -> None:
 
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
+
+
+def hangs(attempt: Callable[[], object], within_s: float) -> bool:
+    """Return whether a file system hasn't answered an attempt after so many seconds; blocks as long.
+
+    A fault is an answer, too.
+    """
+
+    def answered() -> None:
+        with suppress(OSError):
+            attempt()
+
+    # A daemon: the end of the process doesn't wait for it either.
+    trial = threading.Thread(target=answered, daemon=True)
+    trial.start()
+    trial.join(within_s)
+    return trial.is_alive()
 
 
 def leave_the_end_to_the_host() -> None:

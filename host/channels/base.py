@@ -155,10 +155,9 @@ class ChannelConfig:
 class Channel(ABC):
     """A way to reach people. ``receive`` and ``send`` are all that one needs.
 
-    ``longest``: UTF-16 code units that one message may have, 128 or more, with buttons
-    600 or more. ``streams``: ``edit`` works, and may be called
-    every ``edit_every_s`` seconds. ``largest_file``: bytes that ``fetch`` may return. ``has_buttons``:
-    ``ask`` and ``close`` work.
+    ``longest``: UTF-16 code units that one message may have, 128 or more, with buttons 600 or more.
+    ``streams``: ``edit`` works, and may be called every ``edit_every_s`` seconds. ``largest_file``: bytes
+    that ``fetch`` may return. ``has_buttons``: ``ask`` and ``close`` work.
     """
 
     longest: int = 4000

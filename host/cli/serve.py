@@ -28,7 +28,7 @@ from host.models.access import deprecated
 from host.models.process import ModelProcess
 from shared.errors import Misconfigured, PicoError, StoreError
 from shared.logging import configure
-from shared.processes import Early, not_dumpable
+from shared.processes import Early, hangs, not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.secret_values import secret_values
@@ -209,10 +209,9 @@ class _Stop:
         if self._store is not None:
             return self._store.hanging(within_s)
         for name, path in self._places.items():
-            trial = threading.Thread(target=_look, args=(path,), daemon=True)
-            trial.start()
-            trial.join(within_s)
-            if trial.is_alive():
+            # That it isn't there is an answer, and changes nothing where nothing may be changed.
+            nothing = path / f"picoclaw-{os.urandom(8).hex()}"
+            if hangs(nothing.unlink, within_s):
                 return f"{name} ({path})"
         return None
 
@@ -226,12 +225,6 @@ def _places(settings: Settings) -> dict[str, Path]:
         "PRINCIPALS_DIR": settings.principals_dir,
         "SKILLS_DIR": settings.skills_dir,
     }
-
-
-def _look(directory: Path) -> None:
-    """Return as soon as a directory's file system says that it has no such file; it may not take changes."""
-    with suppress(OSError):
-        (directory / f"picoclaw-{os.urandom(8).hex()}").unlink()
 
 
 async def serve_on(bound: socket.socket, settings: Settings, early: Early | None = None) -> None:

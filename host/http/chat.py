@@ -203,8 +203,8 @@ class ChatApi(Api):
             twice = await anyio.to_thread.run_sync(jsons.repeated, raw)
             names = [".".join(map(str, keys)) for keys in twice if keys[0] == "mcp_servers"]
             spec = dataclasses.replace(spec, warnings=[f"{name}{TWICE}." for name in names])
+        spec = dataclasses.replace(spec, idempotency=await idempotency(request))
         if body.attachments:
-            spec = dataclasses.replace(spec, idempotency=await idempotency(request))
             spec = await self._intake.with_files(spec, caller, body.attachments)
             body.attachments.clear()
             forget_body(request)
@@ -226,13 +226,12 @@ class ChatApi(Api):
         """Go on where the conversation's last run ended without a final answer."""
         if body.allow_tokens is not None and caller_of(request).within is not None:
             raise Forbidden("allow_tokens: lifts what the operator has set, so it takes API_TOKEN.")
-        return await self._answer(request, body.spec(await conversation_of(request, self._store)))
+        spec = body.spec(await conversation_of(request, self._store))
+        return await self._answer(request, dataclasses.replace(spec, idempotency=await idempotency(request)))
 
     async def _answer(
         self, request: Request, spec: RunSpec, hook: RequestHook | None = None
     ) -> ChatShape | EventStreamResponse | Response:
-        if (key := await idempotency(request)) is not None:
-            spec = dataclasses.replace(spec, idempotency=key)
         if spec.client_tools:
             spec = dataclasses.replace(spec, client_tools=await checked_tools(spec.client_tools, self._judge))
         if spec.permissions:

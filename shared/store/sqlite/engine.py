@@ -24,6 +24,7 @@ import anyio.to_thread
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.principals import SIGNED
+from shared.processes import hangs
 from shared.store.contract import T, Work, acting
 from shared.store.sqlite.content import Reserve, forbidden, told_apart, try_disk
 from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
@@ -221,10 +222,7 @@ class Database:
         """Return the setting whose file system hasn't answered for so many seconds; blocks as long."""
         if self._shipper is not None and self._shipper.silent_s >= within_s:
             return "STORE_DIR"
-        trial = threading.Thread(target=self._look, daemon=True)
-        trial.start()
-        trial.join(within_s)
-        return f"LOCAL_DB_PATH ({self.path})" if trial.is_alive() else None
+        return f"LOCAL_DB_PATH ({self.path})" if hangs(self._try_disk, within_s) else None
 
     async def probe(self) -> None:
         """Raise NotDurable when the local disk has no room, or the volume didn't take the last write."""
@@ -234,10 +232,6 @@ class Database:
             raise NotDurable(f"The local disk cannot be written: {error.strerror}", retry_after=5) from error
         if not self.volume_ok():
             raise NotDurable("The volume cannot be written", retry_after=5)
-
-    def _look(self) -> None:
-        with suppress(OSError):
-            self._try_disk()
 
     def _try_disk(self) -> None:
         try_disk(self.path.with_name(f"{self.path.name}.probe"))
