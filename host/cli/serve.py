@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
-from host.cli.start import HOPELESS, UNGUARDED, guessable, lacks_temporary_files, stop, take_settings
+from host.cli.start import HANGS_S, HOPELESS, UNGUARDED, guessable, lacks_temporary_files, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from host.models.access import deprecated
 from host.models.process import ModelProcess
@@ -40,9 +40,6 @@ logger = logging.getLogger("picoclaw.host")
 SWITCH_S: Final = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
 thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
-
-HANGS_S: Final = 8.0
-"""What hasn't answered for so many seconds doesn't keep a host that is told to stop."""
 
 _M_ARENA_MAX: Final = -8
 
@@ -224,6 +221,7 @@ def _places(settings: Settings) -> dict[str, Path]:
         "MEMORY_DIR": settings.memory_dir,
         "PRINCIPALS_DIR": settings.principals_dir,
         "SKILLS_DIR": settings.skills_dir,
+        **({} if settings.org_dir is None else {"ORG_DIR": settings.org_dir}),
     }
 
 

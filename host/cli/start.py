@@ -3,15 +3,20 @@
 import os
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from getpass import getpass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from shared.processes import hangs
 from shared.settings import Settings, SettingsError, load
 from shared.untrusted import one_line
 
 HOPELESS: Final = 2
+HANGS_S: Final = 8.0
+"""A file system that hasn't answered for so many seconds is told."""
 HOMES_MODE: Final = 0o711 if os.geteuid() == 0 else 0o700
 """Root's commands have a uid of their own, which has to pass through to the workspace."""
 UNGUARDED: Final = (
@@ -42,13 +47,26 @@ def take_settings(environ: MutableMapping[str, str], *, making: bool = False) ->
 
     ``making`` as for ``load``. Ends the process, after what is wrong with them, when they cannot be used.
     """
+    told = threading.Timer(HANGS_S, _tell_what_hangs, (dict(environ),))
+    told.daemon = True
+    told.start()
     try:
         settings = load(environ, passphrase_asker(), making=making)
     except SettingsError as error:
         stop(*error.faults)
+    finally:
+        told.cancel()
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
+
+
+def _tell_what_hangs(environ: Mapping[str, str]) -> None:
+    """Name the places of settings that don't answer: nothing else would be said, for ever."""
+    places = {"PICOCLAW_HOME": os.path.expanduser("~/.picoclaw"), **environ}
+    for name in ("PICOCLAW_HOME", "PICOCLAW_CONFIG", "ORG_DIR"):
+        if (path := places.get(name)) and hangs(partial(os.stat, path), 1.0):
+            sys.stderr.write(f"picoclaw: the settings cannot be read: {name} ({path}) does not answer\n")
 
 
 def guessable(settings: Settings) -> str | None:

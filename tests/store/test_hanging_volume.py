@@ -25,9 +25,9 @@ __all__ = ["model"]
 TOOLS = ("fsfreeze", "mkfs.ext4", "mount", "umount")
 SOONER = """
 import sys
-from host.cli import serve
+from host.cli import serve, start
 from shared.store.volume import lock, volume
-serve.HANGS_S = 2.0
+serve.HANGS_S = start.HANGS_S = 2.0
 lock.BEAT_S, volume.ANSWERS_S = 0.5, 4.0
 sys.argv[1:] = ["serve"]
 from host.cli import main
@@ -183,6 +183,18 @@ def test_a_file_system_that_hangs_when_the_host_is_started_is_named(
         until(lambda: f"{name} ({directory}) does not answer" in host.log_text)
         assert host.stop() == 1
     assert f"{name} ({directory}) does not answer: ending without it" in host.log_text
+
+
+@needs_fuse
+@pytest.mark.parametrize(("name", "place"), [("PICOCLAW_HOME", "home"), ("ORG_DIR", "organisation")])
+def test_settings_that_hang_are_named(tmp_path: Path, name: str, place: str) -> None:
+    host = new_host(tmp_path / "host", None, {name: str(tmp_path / place)})
+    host.command = (sys.executable, "-c", SOONER)
+    (tmp_path / place).mkdir()
+    with hanging(tmp_path / place):
+        host.start(wait=False)
+        until(lambda: f"{name} ({tmp_path / place}) does not answer" in host.log_text)
+        host.stop()
 
 
 @needs_fuse
