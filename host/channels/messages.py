@@ -237,6 +237,7 @@ NOTHING_RUNS: Final = "Nothing is running."
 NO_TASKS: Final = "Nothing is scheduled in this conversation."
 ENTERED: Final = "You are in the main conversation now. /main leaves it."
 LEFT: Final = "You have left the main conversation."
+ONLY: Final = "\n\nI read nothing but {0} of that message. Send the rest as one of its own."
 OWNERS_ONLY: Final = "Only its owners may use the main conversation, and only in a private chat."
 
 
@@ -260,6 +261,12 @@ class Commands:
 
     async def answer(self, message: Stored, conversation_id: str) -> str | None:
         """Do what a command asks for and return what to say; None if the message is none of ours."""
+        said = await self._obeyed(message, conversation_id)
+        # What stands behind /start comes of a link: nobody wrote it.
+        more = message.command != "/start" and (message.text.split()[1:] or message.attachments)
+        return said + ONLY.format(message.command) if said and more else said
+
+    async def _obeyed(self, message: Stored, conversation_id: str) -> str | None:
         match message.command:
             case "/start" | "/help":
                 return self._greeting(message)

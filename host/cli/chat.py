@@ -27,13 +27,14 @@ from shared.settings import SettingsError
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-HELP: Final = """  /new     start a new conversation
+HELP: Final = """  /new     start a new conversation, with a first message: /new what is due today?
   /list    list the newest conversations, or those with a text: /list invoice
   /open    go on with a conversation, by the beginning of its id: /open 3fa8
   /tasks   show the scheduled tasks
   /usage   show what this session has used
   /resume  go on where a run ended without an answer; with tokens past a budget: /resume 20000
-  /allow   allow the calls that wait for you here; /deny denies them. A message answers a question
+  /allow   allow the calls that wait for you here. A message answers a question
+  /deny    deny them, and say why if you like: /deny use the copy instead
   /help    show this
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
@@ -81,7 +82,7 @@ class Chat:
         body = {"allow_tokens": int(tokens)} if tokens else {}
         return self._run(at("chat", self.conversation_id, "resume"), body)
 
-    def _decide(self, decision: str) -> None:
+    def _decide(self, answer: dict[str, str | None]) -> None:
         """Answer all calls that wait here, and show how the run goes on; what nobody has seen here is shown
         before it can be allowed. Raises HostFault.
         """
@@ -89,11 +90,11 @@ class Chat:
         waits = list(self._client.pages("/approvals", "approvals", **here)) if self.conversation_id else []
         if not waits:
             raise HostFault("No call waits here.")
-        if decision == "allow" and (unseen := [each for each in waits if each["id"] not in self._seen]):
+        if answer["decision"] == "allow" and (unseen := [each for each in waits if each["id"] not in self._seen]):
             self._show(unseen)
             raise HostFault("This waits. /allow once more allows it, /deny denies it.")
         for each in waits:
-            told = decided(self._client, each["id"], {"decision": decision})
+            told = decided(self._client, each["id"], answer)
         if told["run_id"]:
             self._run(at("chat", str(self.conversation_id), "runs", told["run_id"], "events"), None)
 
@@ -122,24 +123,31 @@ class Chat:
 
     def command(self, line: str) -> bool:
         """Obey a line that starts with a slash; return whether the session goes on."""
-        name, _, rest = line.partition(" ")
+        name, *words = line.split(maxsplit=1)
         if name in ("/quit", "/exit"):
             return False
-        commands: dict[str, Callable[[], object]] = {
-            "/new": self._begin_anew,
-            "/list": lambda: self._list(rest.strip()),
-            "/open": lambda: self.open(rest.strip()),
+        alone: dict[str, Callable[[], object]] = {
             "/tasks": self._show_tasks,
             "/usage": self._show_usage,
-            "/resume": lambda: self.resume(rest.strip()),
-            "/allow": lambda: self._decide("allow"),
-            "/deny": lambda: self._decide("deny"),
+            "/allow": lambda: self._decide({"decision": "allow"}),
             "/help": lambda: out.print(HELP),
         }
-        commands.get(name, lambda: err.print(f"There is no {shown(name)}; /help lists what there is."))()
+        with_words: dict[str, Callable[..., object]] = {
+            "/new": self._begin_anew,
+            "/list": self._list,
+            "/open": self.open,
+            "/resume": self.resume,
+            "/deny": lambda *why: self._decide({"decision": "deny", "message": why[0] if why else None}),
+        }
+        if words and name in alone:
+            raise HostFault(f"{name} takes no words, and did nothing.")
+        if obeys := {**alone, **with_words}.get(name):
+            obeys(*words)
+        else:
+            err.print(f"There is no {shown(name)}; /help lists what there is.")
         return True
 
-    def open(self, wanted: str) -> None:
+    def open(self, wanted: str = "") -> None:
         """Go on with a conversation, and show how it ended; raises HostFault for none."""
         meant = self._meant(wanted)
         messages = self._client.pages(at("chat", meant, "messages"), "messages")
@@ -166,7 +174,7 @@ class Chat:
             raise HostFault(f"{wanted} is the beginning of {len(found)} ids: {', '.join(found[:LISTED])}")
         return str(found[0])
 
-    def _list(self, search: str) -> None:
+    def _list(self, search: str = "") -> None:
         found = self._client.pages("/chat", "conversations", **({"search": search} if search else {}))
         made = table("id", "last message", "messages", "title")
         for item in islice(found, LISTED):
@@ -180,9 +188,11 @@ class Chat:
             )
         out.print(made if made.row_count else "No conversations.")
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, message: str = "") -> None:
         self.conversation_id = None
         out.print("[dim]A new conversation begins.[/]")
+        if message:
+            self.say(message)
 
     def _show_tasks(self) -> None:
         from host.cli.tasks import listed

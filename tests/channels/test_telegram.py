@@ -112,6 +112,17 @@ def test_new_begins_a_new_conversation(host: HostProcess, api: BotApi, user: int
     assert [message["content"] for message in history(host, f"telegram:{user}.2")] == ["again", "echo: again"]
 
 
+def test_what_stands_behind_a_command_is_not_lost_in_silence(
+    host: HostProcess, api: BotApi, user: int
+) -> None:
+    for said in ("/new what is due today?", "/stop and wait", "/start code"):
+        api.say(said, user=user)
+    until(lambda: len(api.texts(user)) == 3)
+    told = sorted(text.rpartition("\n\n")[2] for text in api.texts(user) if "of its own" in text)
+    rest = "I read nothing but {} of that message. Send the rest as one of its own."
+    assert told == [rest.format("/new"), rest.format("/stop")]
+
+
 def test_stop_ends_what_runs_without_waiting_for_it(host: HostProcess, api: BotApi, user: int) -> None:
     api.say(directive(hang=True), user=user)
     with host.client() as client:

@@ -366,6 +366,30 @@ def test_no_call_is_allowed_that_was_not_shown_whole_here(
     ]
 
 
+def test_words_behind_a_command_are_not_lost(
+    host: ContractServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"id": "appr-1", "kind": "approval", "input_sha256": "12ab"}
+    waits = "/approvals?status=pending&kind=approval&conversation_id=conv-1"
+    host.answers["GET", waits] = (200, {"approvals": [asked], "next_cursor": None})
+    host.answers["GET", "/approvals/appr-1"] = (200, asked)
+    told = {"id": "appr-1", "status": "denied", "decided_by": {}, "run_id": ""}
+    host.answers["POST", "/approvals/appr-1"] = (200, told)
+    host.events = [START, done()]
+    with HostClient(Target(host.url, TOKEN)) as client:
+        session = Chat(client, "conv-1", lively=False)
+        with pytest.raises(HostFault, match="/allow takes no words, and did nothing"):
+            session.command("/allow only this one")
+        assert session.command("/deny use the copy")
+        assert session.command("/new\nwhat is due\ntoday?")
+    said = [body for method, _, body in host.requests if method == "POST"]
+    assert said == [
+        {"decision": "deny", "message": "use the copy", "input_sha256": "12ab"},
+        {"message": "what is due\ntoday?", "stream": True, "show_tool_use": False},
+    ]
+    assert "A new conversation begins." in capsys.readouterr().out
+
+
 def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServer) -> None:
     host.events = [START, done("paused", error="Needs more.")]
     with HostClient(Target(host.url, TOKEN)) as client:
