@@ -24,6 +24,8 @@ logger = logging.getLogger("picoclaw.http")
 LARGEST_HEAD: Final = 64 * 1024
 """Bytes of a request's head, and of what may stand between two pieces of a body (sizes, trailers)."""
 MOST_HEADERS: Final = 100
+ONCE: Final = (b"host", b"authorization", b"content-type", b"idempotency-key", b"last-event-id")
+"""Headers of which one counts: of two, others may read another one than this host."""
 MOST_HELD: Final = 32 * 1024 * 1024
 """Bytes of all heads that aren't whole."""
 MOST_WAITING_REQUESTS: Final = 32
@@ -254,9 +256,10 @@ class Connection(LendingProtocol):
         if version not in ("1.0", "1.1"):
             raise self._wrong("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
         names = [name for name, _ in self.headers]
-        hosts = names.count(b"host")
-        if hosts > 1 or (not hosts and version == "1.1"):
+        if b"host" not in names and version == "1.1":
             raise self._wrong("Host: must be there once.")
+        if len(set(names)) < len(names) and (twice := next((n for n in ONCE if names.count(n) > 1), None)):
+            raise self._wrong(f"{twice.decode().title()}: must be there once.")
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or version == "1.0"):
             raise self._wrong("Transfer-Encoding: only chunked is taken, with HTTP/1.1.")

@@ -131,6 +131,8 @@ SMUGGLED = [
     b"X: a\x00b\r\n\r\n",
     b"X a: b\r\n\r\n",
     b"Host: b\r\n\r\n",
+    b"Authorization: Bearer another\r\n\r\n",
+    b"Idempotency-Key: one\r\nIdempotency-Key: two\r\n\r\n",
 ]
 
 
