@@ -96,3 +96,9 @@ def test_every_page_the_docs_point_to_is_there() -> None:
     for page in [ROOT / "README.md", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.parametrize("start", ["README.md", "docs/index.md"])
+def test_a_newcomer_finds_every_page(start: str) -> None:
+    text = (ROOT / start).read_text()
+    assert [page.name for page in ROOT.glob("docs/*.md") if f"{page.name})" not in text] == ["index.md"]
