@@ -102,3 +102,12 @@ def test_every_page_the_docs_point_to_is_there() -> None:
 def test_a_newcomer_finds_every_page(start: str) -> None:
     text = (ROOT / start).read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f"{page.name})" not in text] == ["index.md"]
+
+
+def test_what_the_map_and_the_claims_name_is_there_and_nothing_is_left_out() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [path.parent.name for path in ROOT.glob("host/*/__init__.py")]
+    assert [name for name in packages if f"`{name}/`" not in contributing] == []
+    named = re.findall(r"`(tests/[\w./]+)`", (ROOT / "SECURITY.md").read_text())
+    assert [place for place in named if not (ROOT / place).exists()] == []
+    assert len(named) > 20
