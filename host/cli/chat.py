@@ -90,7 +90,8 @@ class Chat:
         waits = list(self._client.pages("/approvals", "approvals", **here)) if self.conversation_id else []
         if not waits:
             raise HostFault("No call waits here.")
-        if answer["decision"] == "allow" and (unseen := [each for each in waits if each["id"] not in self._seen]):
+        unseen = [each for each in waits if each["id"] not in self._seen]
+        if unseen and answer["decision"] == "allow":
             self._show(unseen)
             raise HostFault("This waits. /allow once more allows it, /deny denies it.")
         for each in waits:

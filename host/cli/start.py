@@ -63,7 +63,7 @@ def take_settings(environ: MutableMapping[str, str], *, making: bool = False) ->
 
 def _tell_what_hangs(environ: Mapping[str, str]) -> None:
     """Name the places of settings that don't answer: nothing else would be said, for ever."""
-    places = {"PICOCLAW_HOME": os.path.expanduser("~/.picoclaw"), **environ}
+    places = {"PICOCLAW_HOME": str(Path("~/.picoclaw").expanduser()), **environ}
     for name in ("PICOCLAW_HOME", "PICOCLAW_CONFIG", "ORG_DIR"):
         if (path := places.get(name)) and hangs(partial(os.stat, path), 1.0):
             sys.stderr.write(f"picoclaw: the settings cannot be read: {name} ({path}) does not answer\n")

@@ -263,7 +263,9 @@ class ChatApi(Api):
     async def _joined(self, answer: KeyedAnswer, *, stream: bool) -> ChatShape | EventStreamResponse:
         if stream:
             return EventStreamResponse(
-                await self._runs.event_batches(answer.conversation_id or "", answer.subject, after=0)
+                await self._runs.event_batches(
+                    answer.conversation_id or "", answer.subject, after=0, keyed=True
+                )
             )
         return await self._runs.joined(answer)
 

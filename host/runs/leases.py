@@ -106,7 +106,7 @@ class Keeping:
                 run.stop(Overtaken())
 
 
-KEY_GONE: Final = "The run of this Idempotency-Key is gone."
+KEY_GONE: Final = "Idempotency-Key: its run is over and was not kept; use a new key for a new request"
 MOST_AT_ONCE: Final = 1000
 """Cut-off runs that one round looks at, oldest first."""
 

@@ -262,11 +262,18 @@ class RunService:
         return await self._store.conversations.delete(conversation_id)
 
     async def event_batches(
-        self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None
+        self,
+        conversation_id: str,
+        run_id: str,
+        *,
+        after: int,
+        run: ActiveRun | None = None,
+        keyed: bool = False,
     ) -> AsyncIterator[Sequence[Event]]:
         """Return the run's events after ``after``: live, stored, or stored and then live.
 
-        ``run`` is the run itself when the caller has just started it. Raises NotFound.
+        ``run`` is the run itself when the caller has just started it; ``keyed``: an idempotency key names
+        it. Raises NotFound.
         """
         run = run or self._active.get(run_id)
 
@@ -278,7 +285,7 @@ class RunService:
 
         async def look() -> Run:
             stored = await self._store.runs.get(conversation_id, run_id)
-            return NotFound.unless(stored, f"run_id not found: {run_id}")
+            return NotFound.unless(stored, KEY_GONE if keyed else f"run_id not found: {run_id}")
 
         return replayed(await look(), after, read, look)
 

@@ -183,6 +183,16 @@ def test_what_is_not_stored_leaves_nothing_but_what_it_used(host: HostProcess, g
         assert client.get(f"/runs/run-{made.id.removeprefix('resp-')}").status_code == 404
     with pytest.raises(openai.NotFoundError):
         gpt.responses.retrieve(made.id)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_not_stored_is_not_asked_again_by_its_key(gpt: openai.OpenAI, stream: bool) -> None:
+    key = {"Idempotency-Key": f"{stream}"}
+    asked: dict[str, Any] = {"store": False, "stream": stream, "extra_headers": key}
+    made = say(gpt, "once", **asked)
+    assert not stream or [event.type for event in made][-1] == "response.completed"
+    with pytest.raises(openai.NotFoundError, match="Idempotency-Key: its run is over and was not kept"):
+        until(lambda: say(gpt, "once", **asked) is None)
     steps = [{"tools": [CALL]}, {"text": "got $results"}]
     call = say(gpt, directive(steps=steps), tools=[LOOKUP], store=False)
     (made_call,) = [item for item in call.output if item.type == "function_call"]

@@ -220,7 +220,8 @@ class OpenAiApi(Api):
             run_id = await self.functions.continued(calls[0]) if spec.ready else None
             if run_id is None:
                 raise
-        events = await self._runs.event_batches(conversation_id, run_id, after=0, run=run)
+        keyed = run is None and not spec.ready
+        events = await self._runs.event_batches(conversation_id, run_id, after=0, run=run, keyed=keyed)
         more = {"metadata": body.metadata, "warnings": body.warnings}
         typed = body.output_schema is not None
         answer = Answer(f"chatcmpl-{run_id}", body.model, self.marker, typed, more=more)

@@ -25,6 +25,10 @@ GONE: Final = """SELECT id, principal_id FROM gone_conversations AS g
     WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE id = g.id) ORDER BY id LIMIT $1"""
 """One that was made anew in the meantime keeps what it has, until it is deleted again."""
 
+KEYS: Final = """DELETE FROM idempotency_keys WHERE conversation_id IN
+    (SELECT id FROM conversations WHERE id = ANY($1::text[]) AND temporary = 0)"""
+"""What was asked in a temporary one is not asked again by its key: nobody deleted that."""
+
 FOUND: Final = """(strpos(folded(c.title), folded({0})) > 0 OR strpos(folded(c.id), folded({0})) > 0
     OR EXISTS (SELECT 1 FROM messages AS m
         WHERE m.conversation_id = c.id AND strpos(folded(m.text), folded({0})) > 0))"""
@@ -202,7 +206,7 @@ class Conversations(Noun):
         )
         if running is not None:
             raise ConversationBusy(conversation_id)
-        await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
+        await tx.execute(KEYS, family)
         await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
         return str(principals[conversation_id])
 
