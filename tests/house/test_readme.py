@@ -111,3 +111,10 @@ def test_what_the_map_and_the_claims_name_is_there_and_nothing_is_left_out() -> 
     named = re.findall(r"`(tests/[\w./]+)`", (ROOT / "SECURITY.md").read_text())
     assert [place for place in named if not (ROOT / place).exists()] == []
     assert len(named) > 20
+
+
+def test_every_page_of_the_console_is_described() -> None:
+    titles = re.findall(r'title: "(\w+)", icon', (ROOT / "host/console/places.js").read_text())
+    described = (ROOT / "docs/console.md").read_text()
+    assert [title for title in titles if f"| {title} |" not in described] == []
+    assert len(titles) > 5
