@@ -6,9 +6,13 @@ database's wall clock, in milliseconds, and ``shard()`` for the part of a counte
 to, so that hosts don't wait for each other's row.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+import anyio
 
 from shared.principals import HOST, Actor
 
@@ -21,10 +25,37 @@ What outlives the request puts it aside.
 """
 
 
+class Turns:
+    """Long work, one piece at a time for each principal: whoever wants much waits for themselves alone."""
+
+    def __init__(self) -> None:
+        self._locks = WeakValueDictionary[str | None, anyio.Lock]()
+
+    @asynccontextmanager
+    async def own(self, *, long: bool) -> AsyncIterator[None]:
+        """Hold the turn of whoever acts now, if the work is long."""
+        if not long:
+            yield
+            return
+        async with self._locks.setdefault(acting.get().principal_id, anyio.Lock()):
+            yield
+
+
 class Row(Protocol):
     """A row as every engine's driver gives it: values by the column's name or place."""
 
     def __getitem__(self, column: Any, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+MOST_OF_PAGE: Final = 4 << 20
+"""Characters of text; a page has at least one row."""
+
+
+def text_in(row: Row) -> int:
+    """Return how many characters of text a row has."""
+    return sum(len(value) for value in row if isinstance(value, str))
 
 
 class Taken(Exception):
@@ -46,6 +77,11 @@ class Tx(Protocol):
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Return all rows."""
+
+    async def fetch_page(self, limit: int, statement: str, *values: Any) -> tuple[list[Row], bool]:
+        """Return at most so many rows, fewer once they have ``MOST_OF_PAGE`` of text, and whether there are
+        more. ``$1`` of the statement is how many rows it takes.
+        """
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None; raises Taken, Missing."""

@@ -103,15 +103,6 @@ MARK: Final = 16
 CURSORS: Final = Cursors()
 
 
-def page(rows: Sequence[Row], limit: int, make: Callable[[Row], T], key: Sequence[str]) -> Page[T]:
-    """Make a page of ``limit`` items of ``limit + 1`` rows; the next begins after the columns of ``key``."""
-    items = [make(row) for row in rows[:limit]]
-    if len(rows) <= limit:
-        return Page(items)
-    last = rows[limit - 1]
-    return Page(items, CURSORS.seal([last[column] for column in key]))
-
-
 def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     """Return the keyset position of a cursor with these kinds of parts; raises InvalidInput."""
     if not cursor:
@@ -210,9 +201,10 @@ class Noun:
         *values: Any,
         long: bool = False,
     ) -> Page[T]:
-        """Return a page; the statement's ``$1`` is how many rows it takes."""
-        found = await self._engine.read(lambda tx: tx.fetch(statement, limit + 1, *values), long=long)
-        return page(found, limit, make, key)
+        """Return a page; the next begins after the columns of ``key``. ``$1`` is how many rows it takes."""
+        rows, more = await self._engine.read(lambda tx: tx.fetch_page(limit, statement, *values), long=long)
+        cursor = CURSORS.seal([rows[-1][column] for column in key]) if more else None
+        return Page([make(row) for row in rows], cursor)
 
     async def _change(self, statement: str, *values: Any, patient: bool = False) -> int:
         """Run a statement in a transaction of its own; returns how many rows it changed."""

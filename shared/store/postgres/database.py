@@ -18,7 +18,7 @@ import anyio
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
 from shared.principals import SIGNED
-from shared.store.contract import T, Tx, Work, acting
+from shared.store.contract import T, Turns, Tx, Work, acting
 from shared.store.postgres import driver
 
 logger = logging.getLogger("picoclaw.store")
@@ -120,6 +120,7 @@ class Database:
         self._place = place
         self._pool: driver.Pool | None = None
         self._opening = anyio.Lock()
+        self._turns = Turns()
         self._failing: set[str] = set()
 
     @property
@@ -130,8 +131,9 @@ class Database:
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
         patience_s = PATIENCE_S if patient else WAIT_S
-        # Nothing can be torn before there was a connection: a host that is to stop doesn't wait for one.
-        return await self._until(self._reading, work, patience_s, shielded=self._pool is not None)
+        async with self._turns.own(long=long):
+            # Nothing can be torn before there was a connection: a host that is to stop doesn't wait for one.
+            return await self._until(self._reading, work, patience_s, shielded=self._pool is not None)
 
     async def write(
         self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
@@ -142,7 +144,8 @@ class Database:
         """
         if patient:
             return await self._until(partial(self._in_transaction, knowably=True), work, PATIENCE_S)
-        return await self._until(self._in_transaction, work, WAIT_S)
+        async with self._turns.own(long=long):
+            return await self._until(self._in_transaction, work, WAIT_S)
 
     async def durable(self) -> None:
         """Return at once: a commit returns when the server's disk has it."""

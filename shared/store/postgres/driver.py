@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from shared.store.contract import Missing, Row, Taken
+from shared.store.contract import MOST_OF_PAGE, Missing, Row, Taken, text_in
 
 ESCAPE: Final = "\ufdd0"
 
@@ -213,6 +213,18 @@ class PostgresTx:
         """Return all rows."""
         rows: Sequence[Row] = await self._connection.fetch(translated(statement), *values)
         return rows
+
+    async def fetch_page(self, limit: int, statement: str, *values: Any) -> tuple[list[Row], bool]:
+        """Return at most so many rows, and whether there are more."""
+        rows: list[Row] = []
+        text = 0
+        async with self._connection.transaction():
+            async for row in self._connection.cursor(translated(statement), limit + 1, *values):
+                if len(rows) == limit or text > MOST_OF_PAGE:
+                    return rows, True
+                rows.append(row)
+                text += text_in(row)
+        return rows, False
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None."""

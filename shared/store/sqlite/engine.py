@@ -25,7 +25,7 @@ from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.principals import SIGNED
 from shared.processes import hangs
-from shared.store.contract import T, Work, acting
+from shared.store.contract import T, Turns, Work, acting
 from shared.store.sqlite.content import Reserve, forbidden, told_apart, try_disk
 from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
 from shared.store.store import StoreOrigin
@@ -153,7 +153,8 @@ class Database:
         self.path = path
         self._token_id = token_id
         self._shipper = shipper
-        self._slow: sqlite3.Connection | None = None
+        self._slow: dict[bool, sqlite3.Connection] = {}
+        """For reading and for writing: who writes doesn't wait for those who search."""
         with ExitStack() as opened:
             if shipper is not None:
                 opened.callback(_abandon, shipper)
@@ -165,7 +166,8 @@ class Database:
             opened.callback(self._quick_gate.close)
             self._slow_gate = Gate(path)
             opened.pop_all()
-        self._slow_lock = threading.Lock()
+        self._slow_locks = {False: threading.Lock(), True: threading.Lock()}
+        self._turns = Turns()
         self._together = Together(self.write, self.durable)
         self._commits = 0
         self._durable = 0
@@ -179,7 +181,8 @@ class Database:
                 if not _is_busy(error):
                     raise _sentence_for(error) from error
         try:
-            return await anyio.to_thread.run_sync(self._slowly, work, False)
+            async with self._turns.own(long=long):
+                return await anyio.to_thread.run_sync(self._slowly, work, False)
         except (sqlite3.OperationalError, TimeoutError) as error:
             raise _sentence_for(error) from error
 
@@ -202,7 +205,8 @@ class Database:
             finally:
                 self._quick_gate.release()
         try:
-            return await anyio.to_thread.run_sync(self._slowly, work, True)
+            async with self._turns.own(long=long):
+                return await anyio.to_thread.run_sync(self._slowly, work, True)
         except (sqlite3.OperationalError, TimeoutError) as error:
             raise _sentence_for(error) from error
 
@@ -260,23 +264,22 @@ class Database:
 
     def let_go(self) -> None:
         """Close the connections."""
-        for connection in (self._quick, self._slow):
-            if connection is not None:
-                connection.close()
+        for connection in (self._quick, *self._slow.values()):
+            connection.close()
 
     def _slowly(self, work: Work[T], writes: bool) -> T:
         # Who holds the gate may wait for a volume that hangs: those behind it wait for their turn alone.
-        if not self._slow_lock.acquire(timeout=2 * BUSY_MS / 1000):
+        if not self._slow_locks[writes].acquire(timeout=2 * BUSY_MS / 1000):
             raise TimeoutError("other writers wait too")
         try:
-            if self._slow is None:
-                self._slow = connect(self.path, busy_ms=BUSY_MS)
+            if writes not in self._slow:
+                self._slow[writes] = connect(self.path, busy_ms=BUSY_MS)
             if not writes:
-                return drive(work(SqliteTx(self._slow)))
+                return drive(work(SqliteTx(self._slow[writes])))
             with self._slow_gate:
-                return self._transact(self._slow, work)
+                return self._transact(self._slow[writes], work)
         finally:
-            self._slow_lock.release()
+            self._slow_locks[writes].release()
 
     def _transact(self, connection: sqlite3.Connection, work: Work[T]) -> T:
         connection.execute("BEGIN IMMEDIATE")

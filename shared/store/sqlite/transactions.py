@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final, cast
@@ -16,7 +17,7 @@ from typing import Any, Final, cast
 import anyio
 
 from shared import jsons
-from shared.store.contract import Missing, T, Taken, Tx, Work
+from shared.store.contract import MOST_OF_PAGE, Missing, Row, T, Taken, Tx, Work, text_in
 
 sqlite3.register_adapter(list, jsons.dumps)
 
@@ -101,6 +102,18 @@ class SqliteTx:
     async def fetch(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         """Return all rows."""
         return self._run(statement, values).fetchall()
+
+    async def fetch_page(self, limit: int, statement: str, *values: Any) -> tuple[list[Row], bool]:
+        """Return at most so many rows, and whether there are more."""
+        rows: list[Row] = []
+        text = 0
+        with closing(self._run(statement, (limit + 1, *values))) as found:
+            for row in found:
+                if len(rows) == limit or text > MOST_OF_PAGE:
+                    return rows, True
+                rows.append(row)
+                text += text_in(row)
+        return rows, False
 
     async def fetchrow(self, statement: str, *values: Any) -> sqlite3.Row | None:
         """Return the first row or None."""

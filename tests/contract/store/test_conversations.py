@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ConversationBusy, Duplicate, InvalidInput, NotFound
+from shared.store.contract import MOST_OF_PAGE
 from shared.store.store import Store
 from shared.values import Event
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
@@ -26,6 +27,23 @@ async def test_a_taken_id_is_refused(store: Store) -> None:
 async def test_ensure_makes_it_once(store: Store) -> None:
     first = await store.conversations.ensure("main", T0)
     assert await store.conversations.ensure("main", T0 + 5) == first
+
+
+async def test_a_page_ends_once_it_has_much_text_and_the_next_goes_on(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("r"))
+    texts = ["x" * (1 << 20)] * 6 + ["y" * (MOST_OF_PAGE + 1)] * 2
+    await store.runs.append(lease, [said(f"m{number}", text) for number, text in enumerate(texts)], T0)
+    pages, cursor = [], None
+    while cursor is not None or not pages:
+        page = await store.conversations.messages("c", limit=5, cursor=cursor)
+        pages.append([message.id for message in page.items])
+        cursor = page.next_cursor
+    assert pages == [
+        ["msg-r", "msg-m0", "msg-m1", "msg-m2", "msg-m3"],
+        ["msg-m4", "msg-m5", "msg-m6"],
+        ["msg-m7"],
+    ]
 
 
 async def test_trust_is_fixed_at_birth_and_a_child_has_its_owners(store: Store) -> None:

@@ -12,9 +12,10 @@ import anyio
 import pytest
 
 from shared.errors import Unavailable
+from shared.principals import Actor
 from shared.store import open_store as open_sqlite
 from shared.store import sql
-from shared.store.contract import Engine, Tx
+from shared.store.contract import Engine, Tx, acting
 from shared.store.postgres.database import Database as PostgresDatabase
 from shared.store.postgres.driver import PostgresTx
 from shared.store.sqlite.engine import Database as SqliteDatabase
@@ -34,6 +35,27 @@ def test_an_engine_has_every_method(promised: type, made: type) -> None:
         assert list(given.values()) == list(wanted.values())
         waits = inspect.iscoroutinefunction(getattr(promised, name))
         assert inspect.iscoroutinefunction(getattr(made, name)) is waits
+
+
+async def test_who_asks_for_much_at_once_waits_for_themselves_alone(open_store: OpenStore) -> None:
+    """One long look of a principal at a time: a thousand searches of one hold up nobody else's."""
+    store = open_store()
+    turns = store.conversations._engine._turns  # type: ignore[attr-defined]
+    looked: list[str] = []
+
+    async def search(who: str) -> None:
+        acting.set(Actor(who, None, "http", None))
+        await store.conversations.page(limit=1, cursor=None, search="nothing")
+        looked.append(who)
+
+    async with anyio.create_task_group() as tasks:
+        acting.set(Actor("ann", None, "http", None))
+        async with turns.own(long=True):
+            tasks.start_soon(search, "ann")
+            await search("ben")
+            await anyio.wait_all_tasks_blocked()
+            assert looked == ["ben"]
+    assert looked == ["ben", "ann"]
 
 
 def test_statements_know_no_driver() -> None:
