@@ -150,7 +150,8 @@ BODY_LIMITS: Final = {
     **dict.fromkeys(LARGE, LARGEST),
 }
 MOST_LARGE: Final = 8
-"""Bodies above ``BODY_LIMIT`` that may be on their way at once, where there is a limit above."""
+"""Bodies above ``BODY_LIMIT`` that may be on their way at once, where there is a limit above; of a user as
+many as are left to others."""
 
 STREAMED: Final = {"PUT": re.compile(r"/chat/[^/]+/files/.+"), "POST": re.compile(r"/chat/[^/]+/files")}
 """What takes files, which these routes bound themselves as the bytes come."""
@@ -161,7 +162,8 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._large: set[int] = set()
+        self._large: dict[int, str] = {}
+        """By their scopes, whose they are."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streamed, declared = STREAMED.get(scope["method"]), 0
@@ -176,7 +178,7 @@ class BodyLimit:
         received, whole = 0, False
         # Only who has sent a good token reads a body, so nobody else takes one of the few places.
         if limit == LARGEST:
-            scope[RELEASE] = partial(self._large.discard, id(scope))
+            scope[RELEASE] = partial(self._large.pop, id(scope), None)
 
         async def bounded() -> Message:
             nonlocal received, whole
@@ -192,13 +194,17 @@ class BodyLimit:
         try:
             await self._app(scope, bounded, send)
         finally:
-            self._large.discard(id(scope))
+            self._large.pop(id(scope), None)
 
     def _hold(self, scope: Scope) -> None:
-        if id(scope) not in self._large and len(self._large) >= MOST_LARGE:
-            sentence = f"{MOST_LARGE} bodies above {BODY_LIMIT} bytes come at once; try again."
+        if id(scope) in self._large:
+            return
+        principal, free = scope["caller"].principal, MOST_LARGE - len(self._large)
+        own = list(self._large.values()).count(principal.id)
+        if not free or (own >= free and not principal.is_operator):
+            sentence = f"{len(self._large)} bodies above {BODY_LIMIT} bytes come at once; try again."
             raise errors.Unavailable(sentence, code="busy", retry_after=1)
-        self._large.add(id(scope))
+        self._large[id(scope)] = principal.id
 
 
 async def _in_time(receive: Receive) -> Message:

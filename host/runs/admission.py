@@ -82,7 +82,7 @@ class Places:
         """Take a place, waiting for it; raises AtCapacity, Draining."""
         if self.take_now(share):
             return
-        if self._queue_ms == 0 or len(self._waiting) >= MOST_WAITING:
+        if self._queue_ms == 0 or not self._has_room(share):
             raise self.at_capacity(share)
         waiter = _Waiter(share)
         self._waiting.append(waiter)
@@ -129,6 +129,18 @@ class Places:
         if most is None and whose != OPERATOR:
             return taken < self._free
         return self._free > 0 and (most is None or taken < most)
+
+    def _has_room(self, share: Share) -> bool:
+        """Return whether somebody may wait; of a full queue the last of those leaves of whom most wait."""
+        if len(self._waiting) < MOST_WAITING:
+            return True
+        ((most, _),) = Counter(waiter.share.who[0] for waiter in self._waiting).most_common(1)
+        if most == share.who[0]:
+            return False
+        last = next(waiter for waiter in reversed(self._waiting) if waiter.share.who[0] == most)
+        self._waiting.remove(last)
+        last.called.set()
+        return True
 
     def _turn(self, waiter: _Waiter) -> list[int]:
         # The list is in the order of arrival, and min takes the first of equals.

@@ -15,6 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from shared import jsons
 from shared.errors import InvalidInput
 from shared.processes import terminate
+from shared.store.contract import Turns
 
 CHECKER: Final = Path(__file__).with_name("checker.py")
 LONGEST_WAIT_S: Final = 10.0
@@ -38,11 +39,15 @@ class Verdict:
 
 
 class SchemaJudge:
-    """Judges values by JSON Schemas (draft 2020-12); one question at a time. Begins with the first one."""
+    """Judges values by JSON Schemas (draft 2020-12); one question at a time, of the principals in turn.
+
+    Begins with the first one.
+    """
 
     def __init__(self) -> None:
         self._process: Process | None = None
         self._turn = anyio.Lock()
+        self._turns = Turns()
         self._known: dict[bytes, Verdict] = {}
 
     async def __aenter__(self) -> Self:
@@ -87,7 +92,7 @@ class SchemaJudge:
     async def _asked(self, question: dict[str, Any]) -> Verdict:
         if not jsons.fits(question):
             return Verdict(schema_fault="it is nested too deep, or has a number too large")
-        async with self._turn:
+        async with self._turns.own(long=True), self._turn:
             try:
                 with anyio.fail_after(LONGEST_WAIT_S):
                     return Verdict(**jsons.loads(await self._line(jsons.dump_bytes(question))))

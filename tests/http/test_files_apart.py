@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -151,6 +152,18 @@ def test_few_files_of_a_principal_move_at_once(host: HostProcess, ann: Somebody,
     assert "half" not in ann.client.get("/chat/main/files").text
 
 
+def test_large_bodies_of_a_user_leave_places_for_others(ann: Somebody, bob: Somebody) -> None:
+    data = base64.b64encode(bytes(MIB)).decode()
+    said = {"message": "look", "attachments": [{"name": "a.bin", "data": data}]}
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            upload = half(ann.client, "/chat", size=2 * MIB, method="POST")
+            stack.enter_context(contextlib.closing(upload))
+        until(lambda: ann.client.post("/chat", json=said).status_code == 503)
+        assert bob.client.post("/chat", json=said).status_code == 200
+    until(lambda: ann.client.post("/chat", json=said).status_code == 200)
+
+
 @only_root
 def test_what_ends_during_an_upload_gets_no_file(host: HostProcess, bob: Somebody) -> None:
     conversation = bob.chat("hello")["conversation_id"]
@@ -179,11 +192,11 @@ def nameless(host: HostProcess) -> list[str]:
 
 
 def half(
-    client: httpx2.Client, path: str = "/chat/main/files/half", size: int = 1000
+    client: httpx2.Client, path: str = "/chat/main/files/half", size: int = 1000, method: str = "PUT"
 ) -> http.client.HTTPConnection:
     """Begin to send a file, and stop in the middle."""
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
-    connection.putrequest("PUT", path)
+    connection.putrequest(method, path)
     connection.putheader("Authorization", client.headers["Authorization"])
     connection.putheader("Content-Length", str(size))
     connection.endheaders(b"x" * 500)

@@ -58,6 +58,17 @@ def test_when_all_places_are_taken_the_longest_unused_makes_room() -> None:
     assert found == [None, *opened[1:]]
 
 
+def test_who_has_most_sessions_makes_room_whatever_its_tokens() -> None:
+    sessions = McpSessions(most=4, most_of_a_caller=3)
+    ben = Caller(Principal("prin-ben", "Ben", "", 0), "ben", is_main=False, token_id="token-9")
+    first = sessions.open(ben, VERSION)
+    callers = [Caller(OWNER, f"c{number}", is_main=False, token_id=str(number)) for number in range(5)]
+    opened = [sessions.open(caller, VERSION) for caller in callers]
+    assert sessions.find(first.id, ben) is first
+    found = [sessions.find(each.id, caller) for each, caller in zip(opened, callers, strict=True)]
+    assert found == [None, None, *opened[2:]]
+
+
 async def test_an_idle_session_expires_but_not_in_the_middle_of_a_request() -> None:
     clock = Clock()
     sessions = McpSessions(idle_ms=1000, clock=clock)

@@ -157,6 +157,31 @@ async def test_so_many_wait_and_nobody_more() -> None:
             tasks.cancel_scope.cancel()
 
 
+async def test_a_full_queue_of_one_principal_has_room_for_others() -> None:
+    places, refused = full(), 0
+
+    async def wait(share: Share) -> None:
+        nonlocal refused
+        try:
+            await places.take(share)
+        except AtCapacity:
+            refused += 1
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for number in range(MOST_WAITING):
+                tasks.start_soon(wait, of(f"s{number}", principal="prin-a"))
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(wait, of("s", principal="prin-a"))
+            await anyio.wait_all_tasks_blocked()
+            assert refused == 1
+            for share in (of("s"), of("s", principal="prin-b")):
+                tasks.start_soon(wait, share)
+            await anyio.wait_all_tasks_blocked()
+            assert (refused, places.waiting) == (3, MOST_WAITING)
+            tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("called_first", [False, True])
 async def test_no_place_is_lost_when_somebody_stops_waiting(called_first: bool) -> None:
     places = full()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 
 from host.schemas import TOO_MUCH, SchemaJudge, Verdict
+from shared.principals import Actor
+from shared.store.contract import acting
 
 CAT = {
     "type": "object",
@@ -29,6 +32,20 @@ def doubling(times: int) -> dict[str, Any]:
         before = {"$ref": f"#/$defs/a{number - 1}"}
         parts[f"a{number}"] = {"allOf": [before, {**before, "title": "again"}]}
     return {"$defs": parts, "$ref": f"#/$defs/a{times - 1}"}
+
+
+async def test_who_asks_for_much_holds_up_nobody_else(judge: SchemaJudge) -> None:
+    answered: list[str] = []
+
+    async def ask(who: str) -> None:
+        acting.set(Actor(who, None, "http", None))
+        await judge.value(CAT, {"name": "Tom"})
+        answered.append(who)
+
+    async with anyio.create_task_group() as tasks:
+        for who in ("ann", *["ann"] * 20, "ben"):
+            tasks.start_soon(ask, who)
+    assert answered.index("ben") <= 2
 
 
 async def test_a_value_that_fits_has_no_fault(judge: SchemaJudge) -> None:

@@ -5,7 +5,7 @@ Sessions are of clients of the handshake era: bounded, and their opener's alone.
 
 import base64
 import binascii
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -227,7 +227,9 @@ class McpSession:
 
 
 class McpSessions:
-    """Opens, finds and ends sessions. The longest unused one makes room, its caller's own first."""
+    """Opens, finds and ends sessions. The longest unused one makes room: its caller's own, or of the
+    principal that has most of them.
+    """
 
     def __init__(
         self,
@@ -282,4 +284,6 @@ class McpSessions:
         if len(own) >= self._most_of_a_caller:
             del self._open[own[0]]
         elif len(self._open) >= self._most:
-            self._open.popitem(last=False)
+            whose = {session.id: session.caller.principal.id for session in self._open.values()}
+            ((most, _),) = Counter(whose.values()).most_common(1)
+            del self._open[next(each for each, principal_id in whose.items() if principal_id == most)]

@@ -34,7 +34,8 @@ async def test_a_page_ends_once_it_has_much_text_and_the_next_goes_on(store: Sto
     lease = await store.runs.begin(a_run("r"))
     texts = ["x" * (1 << 20)] * 6 + ["y" * (MOST_OF_PAGE + 1)] * 2
     await store.runs.append(lease, [said(f"m{number}", text) for number, text in enumerate(texts)], T0)
-    pages, cursor = [], None
+    pages: list[list[str]] = []
+    cursor = None
     while cursor is not None or not pages:
         page = await store.conversations.messages("c", limit=5, cursor=cursor)
         pages.append([message.id for message in page.items])
