@@ -23,7 +23,7 @@ from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
 from host.cli.start import HANGS_S, HOPELESS, UNGUARDED, guessable, lacks_temporary_files, stop, take_settings
-from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
+from host.http.connections import BACKLOG, Connection, Connections, most_connections
 from host.models.access import deprecated
 from host.models.process import ModelProcess
 from shared.errors import Misconfigured, PicoError, StoreError
@@ -246,7 +246,7 @@ async def serve_on(bound: socket.socket, settings: Settings, early: Early | None
 
 
 async def _live(bound: socket.socket, settings: Settings, stop: _Stop, early: Early | None) -> None:
-    descriptors = raise_descriptor_limit()
+    most = most_connections()
     async with ModelProcess(early) as process:
         # Only now, beside that process's own: what is asked while a quarter of a second's modules are
         # imported waits in the socket.
@@ -254,7 +254,7 @@ async def _live(bound: socket.socket, settings: Settings, stop: _Stop, early: Ea
 
         async with open_host(settings, stop, process) as host, anyio.create_task_group() as tasks:
             stop.opened(host.ledger.store)
-            book = Connections(descriptors, host.ledger.counts)
+            book = Connections(most, host.ledger.counts)
             server = _Server(_config(app(host), settings.gateway.trusted_proxies, book))
             tasks.start_soon(server.serve, [bound])
             # What is there by now stays and is not looked at again: a full collection, which stops all,

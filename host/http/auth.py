@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -176,16 +177,25 @@ TOKEN_ENDED: Final = "The token has ended."  # noqa: S105 - a sentence
 class OpenRequests:
     """The requests in flight whose callers' right may end; one look serves all of a host."""
 
-    def __init__(self, store: Store, principals: PrincipalCache) -> None:
+    def __init__(self, store: Store, principals: PrincipalCache, most: int) -> None:
         self._store = store
         self.principals = principals
+        self._most = most
+        self._of = Counter[str]()
         self.used = set[str]()
         """Tokens of which it isn't stored yet that they were used: one transaction serves many."""
         self._open: dict[anyio.CancelScope, Scope] = {}
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request as long as its caller may ask for it; raises Unauthorized ``token_ended``."""
+        """Answer a request as long as its caller may ask for it; raises Unauthorized ``token_ended``.
+
+        Of the host's connections a user has as many as are left to others; raises Unavailable for one more.
+        """
         started: Message | None = None
+        principal: Principal = scope["caller"].principal
+        if self._of[principal.id] >= self._most - len(self._open) and not principal.is_operator:
+            sentence = f"This principal has {self._of[principal.id]} requests open already; end some of them."
+            raise errors.Unavailable(sentence, code="busy", retry_after=1)
 
         async def observe(message: Message) -> None:
             nonlocal started
@@ -194,10 +204,12 @@ class OpenRequests:
 
         with anyio.CancelScope() as ending:
             self._open[ending] = scope
+            self._of[principal.id] += 1
             try:
                 await app(scope, receive, observe)
             finally:
                 del self._open[ending]
+                self._of[principal.id] -= 1
         if not ending.cancelled_caught:
             return
         ended = errors.Unauthorized(TOKEN_ENDED, code="token_ended")

@@ -54,24 +54,25 @@ BACKLOG: Final = 2048
 LOG_EVERY_MS: Final = 60_000.0
 
 
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one (setrlimit(2)), and return it."""
+def most_connections() -> int:
+    """Raise the soft limit of open files to the hard one (setrlimit(2)), and return how many connections there
+    may be: half of it, the rest is for store, sandbox and model.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return min(wanted // 2, MOST_CONNECTIONS)
 
 
 class Connections:
-    """All connections of a host: half of its descriptors, the rest is for store, sandbox and model.
+    """All connections of a host.
 
     ``waiting`` are those whose peer is to speak, the one that spoke longest ago first.
     """
 
-    def __init__(self, descriptors: int, metrics: Metrics) -> None:
-        self._most = min(descriptors // 2, MOST_CONNECTIONS)
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self._most = most
         self._metrics = metrics
         self._held = 0
         self._log_from_ms: dict[str, float] = {}

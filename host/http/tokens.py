@@ -9,6 +9,7 @@ from starlette.requests import Request
 from host.http.auth import OpenRequests, TokenBook
 from host.http.bodies import WHOLE, Body, Text, idempotency
 from host.http.callers import BOUND, Caller, Enrolment, caller_of
+from host.http.connections import most_connections
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation, page_of
 from host.runs.principals import PrincipalCache
 from shared.clock import DAY_MS, now_ms
@@ -175,7 +176,7 @@ async def open_tokens(
         from host.http.signed_tokens import open_signed_tokens
 
         signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
-    requests = OpenRequests(store, principals)
+    requests = OpenRequests(store, principals, most_connections())
     background.start_soon(requests.watch)
     return TokenBook(store, settings.main_conversation_id, signed, requests)
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.http.conftest import MakeHost
+from tests.http.two_principals import SETTINGS, somebody
 from tests.only_root import only_root
 from tests.running import TOKEN, HostProcess, directive, plain_client, until
 
@@ -251,6 +252,27 @@ def test_the_number_of_connections_is_bounded_and_the_oldest_idle_one_makes_room
     until(lambda: _metric(host, "picoclaw_connections ") < 20)
     talking.close()
     assert host.stop() == 0
+
+
+def test_a_user_leaves_connections_for_others(make_host: MakeHost) -> None:
+    host = make_host(settings=SETTINGS)
+    host.command = ("bash", "-c", f"ulimit -n {DESCRIPTORS}; exec {' '.join(host.command)}")
+    host.start()
+    with somebody(host, "Ann") as ann, somebody(host, "Bob") as bob:
+        told = ann.client.post("/chat", json={"message": directive(hang=True), "background": True}).json()
+        path = f"/chat/{told['conversation_id']}/runs/{told['run_id']}/events"
+        bearer = ann.client.headers["Authorization"]
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {bearer}\r\n\r\n".encode()
+        peers = [connect(host, head) for _ in range(DESCRIPTORS // 2)]
+        answers = [status(peer.recv(12)) for peer in peers]
+        assert (answers.count(200), answers.count(503)) == (DESCRIPTORS // 4, DESCRIPTORS // 4)
+        refused = ann.client.get("/me")
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
+        assert bob.client.get("/me").status_code == 200
+        for peer in peers:
+            peer.close()
+        until(lambda: ann.client.get("/me").status_code == 200)
+        assert ann.client.post(f"/chat/{told['conversation_id']}/cancel").status_code == 202
 
 
 @only_root
