@@ -55,8 +55,8 @@ LOG_EVERY_MS: Final = 60_000.0
 
 
 def most_connections() -> int:
-    """Raise the soft limit of open files to the hard one (setrlimit(2)), and return how many connections there
-    may be: half of it, the rest is for store, sandbox and model.
+    """Raise the soft limit of open files to the hard one (setrlimit(2)), and return how many connections
+    there may be: half of it, the rest is for store, sandbox and model.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)

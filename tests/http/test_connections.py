@@ -267,7 +267,11 @@ def test_a_user_leaves_connections_for_others(make_host: MakeHost) -> None:
         answers = [status(peer.recv(12)) for peer in peers]
         assert (answers.count(200), answers.count(503)) == (DESCRIPTORS // 4, DESCRIPTORS // 4)
         refused = ann.client.get("/me")
-        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (
+            503,
+            "busy",
+            "1",
+        )
         assert bob.client.get("/me").status_code == 200
         for peer in peers:
             peer.close()

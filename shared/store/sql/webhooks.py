@@ -65,18 +65,21 @@ AWAY: Final = "SELECT id FROM principals WHERE status IN ('suspended', 'deleting
 LOOK: Final = f"""SELECT EXISTS (SELECT 1 FROM webhook_events) AS events,
     EXISTS (SELECT 1 FROM webhook_deliveries AS d
         WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}) AS waits"""
-DUE: Final = f"""SELECT min(d.number) AS number, min(coalesce(w.failing_since, 0)) AS failing,
+DUE: Final = f"""WITH tried AS (SELECT d.webhook_id, v.principal_id FROM webhook_deliveries AS d
+    JOIN webhooks AS v ON v.id = d.webhook_id WHERE d.status = 'waiting' AND NOT {FREE})
+    SELECT min(d.number) AS number, min(coalesce(w.failing_since, 0)) AS failing,
     count(*) > 1 AS several FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
     WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}
     AND (w.enabled = 1 OR d.type = '{TEST}')
     AND (d.created_at <= $1::bigint - {IN_ORDER_MS} OR NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e
         WHERE e.webhook_id = d.webhook_id AND e.conversation_id = d.conversation_id
         AND e.status = 'waiting' AND e.number < d.number))
-    AND w.id NOT IN (SELECT d.webhook_id FROM webhook_deliveries AS d WHERE d.status = 'waiting'
-        AND NOT {FREE} GROUP BY d.webhook_id HAVING count(*) >= {AT_ONCE})
+    AND w.id NOT IN (SELECT webhook_id FROM tried GROUP BY webhook_id HAVING count(*) >= {AT_ONCE})
     AND d.principal_id NOT IN ({AWAY}) AND w.principal_id NOT IN ({AWAY})
-    GROUP BY d.webhook_id ORDER BY 2, 1 LIMIT $4"""
-"""The first of each webhook that may be tried now; those that work come first."""
+    GROUP BY d.webhook_id, w.principal_id
+    ORDER BY 2, (SELECT count(*) FROM tried WHERE principal_id = w.principal_id), 1 LIMIT $4"""
+"""The first of each webhook that may be tried now; those that work come first, then those of principals of
+whom fewer are being tried: slow receivers of one hold up nobody else's for long."""
 FRESH: Final = f"""SELECT min(d.number) AS number FROM webhook_deliveries AS d
     JOIN webhooks AS w ON w.id = d.webhook_id WHERE d.number > $1::bigint AND w.failing_since IS NULL
     AND NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e

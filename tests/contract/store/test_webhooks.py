@@ -291,6 +291,17 @@ async def test_a_receiver_has_two_tries_at_once(hooked: Store) -> None:
     assert [len(await claim(hooked)) for _ in range(3)] == [1, 1, 0]
 
 
+async def test_slow_receivers_of_one_principal_hold_up_nobody_else_s(hooked: Store) -> None:
+    await hooked.principals.add(a_principal("ann"))
+    for name in "abcd":
+        await hooked.webhooks.add(a_webhook(name, principal_id="prin-ann", subject="prin-ann"))
+    for name in ("a", "b", "c", "d", "w"):
+        for _ in range(2):
+            await hooked.webhooks.test(await hooked.webhooks.get(f"hook-{name}", None), T0)
+    assert {each.webhook_id for each in await claim(hooked, limit=2)} == {"hook-a", "hook-b"}
+    assert [each.webhook_id for each in await claim(hooked, limit=1)] == ["hook-w"]
+
+
 async def test_receivers_that_work_come_first(hooked: Store) -> None:
     await hooked.webhooks.add(a_webhook("good"))
     await end_runs(hooked, "a")
