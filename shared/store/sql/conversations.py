@@ -46,6 +46,9 @@ INSERT: Final = """INSERT INTO conversations
 
 LAST_SEQ: Final = 2**62
 
+PIECE: Final = 500
+"""Rows that one transaction removes of a table."""
+
 MESSAGE_COLUMNS: Final = ("id", "role", "sender", "sender_name", "text")
 MESSAGE_VALUES: Final = attrgetter(*MESSAGE_COLUMNS)
 INSERT_MESSAGE: Final = rows.insertion(
@@ -185,17 +188,32 @@ class Conversations(Noun):
         )
 
     async def unkept(self, before: int, limit: int) -> list[str]:
-        """Return conversations that were to go with their answers, in which nothing was said since."""
-        statement = """SELECT id FROM conversations WHERE temporary = 1 AND begun_by = id
-            AND last_activity < $1 ORDER BY last_activity LIMIT $2"""
+        """Return conversations that were to go with their answers, in which nothing was said since, and those
+        of which a host that died has removed a part.
+        """
+        statement = """SELECT id FROM (SELECT id FROM conversations WHERE temporary = 1 AND begun_by = id
+            AND last_activity < $1 ORDER BY last_activity LIMIT $2) AS unkept
+            UNION ALL SELECT id FROM conversations WHERE leaving = 1"""
         return await self._all(itemgetter("id"), statement, before, limit)
 
-    @writes(long=True)
-    async def delete(self, tx: Tx, conversation_id: str) -> str:
+    async def delete(self, conversation_id: str) -> str:
         """Remove every row of it and of its temporary conversations; returns whose it was.
 
-        Raises NotFound, ConversationBusy.
+        What has much in it goes in pieces, so that others are served in between; nothing begins in it any
+        more, and a host that dies leaves the rest to the next. Raises NotFound, ConversationBusy, NotDurable.
         """
+        whose, more = await self._delete_some(conversation_id)
+        while more:
+            await self._engine.durable()
+            try:
+                whose, more = await self._delete_some(conversation_id)
+            except NoConversation:
+                break  # somebody else was quicker
+        return whose
+
+    @writes(long=True)
+    async def _delete_some(self, tx: Tx, conversation_id: str) -> tuple[str, bool]:
+        """Remove all of it, or a piece; returns whose it was, and whether there is more."""
         # Whoever begins a run locks its conversation first, so none begins between this look and the end.
         principals = {row["id"]: row["principal_id"] for row in await tx.fetch(FAMILY, conversation_id)}
         family = list(principals)
@@ -206,9 +224,14 @@ class Conversations(Noun):
         )
         if running is not None:
             raise ConversationBusy(conversation_id)
+        for each in family:
+            if (await remove_page(tx, each, PIECE))[1]:
+                leave = "UPDATE conversations SET leaving = 1 WHERE id = ANY($1::text[])"
+                await tx.execute(leave, family)
+                return principals[conversation_id], True
         await tx.execute(KEYS, family)
         await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
-        return str(principals[conversation_id])
+        return principals[conversation_id], False
 
     async def gone(self, limit: int) -> list[tuple[str, str]]:
         """Return deleted conversations that may have files yet, each with whose it was."""
@@ -249,6 +272,22 @@ async def insert(
         raise Duplicate(f"conversation_id exists already: {conversation_id}") from None
     if not added:
         raise Suspended(principal_id)
+
+
+async def remove_page(tx: Tx, conversation_id: str, limit: int) -> tuple[int, bool]:
+    """Remove a page of a conversation's messages, or of its runs where no message is left; returns how many
+    rows went, and whether there are more.
+    """
+    gone = 0
+    for table, key in (("messages", "seq"), ("runs", "number")):
+        page = f"SELECT * FROM {table} WHERE conversation_id = $2 ORDER BY {key} LIMIT $1"
+        found, more = await tx.fetch_page(limit, page, conversation_id)
+        if found:
+            statement = f"DELETE FROM {table} WHERE conversation_id = $1 AND {key} <= $2"
+            gone += await tx.execute(statement, conversation_id, found[-1][key])
+        if more:
+            return gone, True
+    return gone, False
 
 
 async def store_messages(

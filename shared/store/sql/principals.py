@@ -13,6 +13,7 @@ from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun, writes
 from shared.store.sql import audit
+from shared.store.sql.conversations import remove_page
 from shared.store.sql.task_rows import FREE, WAITS_FOR_PRINCIPAL
 from shared.store.sql.usage import DAY, TOKENS
 from shared.values import Page
@@ -209,14 +210,6 @@ IDLE: Final = """SELECT id FROM conversations AS c WHERE principal_id = $1 AND N
     SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
     ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"""
 
-MANY_ROWS: Final = (
-    """DELETE FROM messages WHERE (conversation_id, seq) IN (SELECT conversation_id, seq FROM messages
-        WHERE conversation_id = $1 ORDER BY seq LIMIT $2)""",
-    """DELETE FROM runs WHERE number IN (SELECT number FROM runs
-        WHERE conversation_id = $1 ORDER BY number LIMIT $2)""",
-)
-"""Of these one conversation may have more than one transaction should remove."""
-
 WITH_CONVERSATION: Final = (
     "DELETE FROM channel_updates WHERE conversation_id = $1",
     "DELETE FROM idempotency_keys WHERE conversation_id = $1",
@@ -286,11 +279,12 @@ async def remove_some(tx: Tx, principal_id: str, limit: int) -> int:
         conversation_id = await tx.fetchval(IDLE, principal_id)
         if conversation_id is None:
             return gone or await _finish(tx, principal_id)
-        for statement in MANY_ROWS:
-            gone += await tx.execute(statement, conversation_id, max(0, limit - gone))
-        if gone < limit:
-            for statement in WITH_CONVERSATION:
-                gone += AT_LEAST * await tx.execute(statement, conversation_id)
+        removed, more = await remove_page(tx, conversation_id, limit - gone)
+        gone += removed
+        if more:
+            return gone
+        for statement in WITH_CONVERSATION:
+            gone += AT_LEAST * await tx.execute(statement, conversation_id)
     return gone
 
 

@@ -255,7 +255,7 @@ def _chain(run_id: str, before: Row | None) -> Chain:
 
 async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
-    statement = """UPDATE conversations SET fence = fence + 1 WHERE id = $1
+    statement = """UPDATE conversations SET fence = fence + 1 WHERE id = $1 AND leaving = 0
         RETURNING fence, session_id, temporary, trusted, principal_id,
             principal_id = 'operator' OR principal_lives(principal_id) AS lives,
             (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ConversationBusy, Duplicate, InvalidInput, NotFound
+from shared.principals import OPERATOR
 from shared.store.contract import MOST_OF_PAGE
 from shared.store.store import Store
 from shared.values import Event
@@ -132,6 +133,30 @@ async def test_a_running_conversation_cannot_be_deleted(store: Store) -> None:
     await store.runs.finish(lease, an_end(), [], [], T0)
     await store.conversations.delete("c")
     assert await store.conversations.get("c") is None
+
+
+async def test_what_has_much_in_it_goes_in_pieces_and_whoever_comes_next_ends_that(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    await store.conversations.create("other", T0)
+    for name in ("a", "b"):
+        lease = await store.runs.begin(a_run(name))
+        texts = ["x" * (MOST_OF_PAGE // 2)] * 5
+        await store.runs.append(lease, [said(f"{name}{each}", text) for each, text in enumerate(texts)], T0)
+        await store.runs.finish(lease, an_end(), [], [], T0)
+    assert await store.conversations._delete_some("c") == (OPERATOR, True)
+    # The host died here.
+    with pytest.raises(NotFound):
+        await store.runs.begin(a_run("late"))
+    left = await store.conversations.messages("c", limit=100, cursor=None)
+    assert left.items
+    assert await store.conversations.unkept(T0, 100) == ["c"]
+    assert await store.conversations.delete("c") == OPERATOR
+    assert await store.conversations.get("c") is None
+    assert await store.conversations.gone(10) == [("c", OPERATOR)]
+    assert await store.conversations.unkept(T0, 100) == []
+    assert await store.conversations.get("other") is not None
+    await store.conversations.create("c", T0)
+    await store.runs.begin(a_run("anew"))
 
 
 async def test_deleting_takes_everything_of_it_and_nothing_of_others(store: Store) -> None:
