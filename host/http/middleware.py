@@ -32,7 +32,7 @@ from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
 from shared.principals import Actor
 from shared.settings import Settings
-from shared.store.contract import acting
+from shared.store.contract import acting, asking
 
 logger = logging.getLogger("picoclaw.http")
 access_logger = logging.getLogger("picoclaw.access")
@@ -254,6 +254,7 @@ class Bearer:
             return
         client, said = scope.get("client") or (None,), dict(scope["headers"]).get(DOOR, b"").decode("latin-1")
         door = "mcp" if scope["path"] == "/mcp" else said if said in OWN_DOORS else "http"
+        asking.set(caller.principal.id)
         actor = acting.set(Actor(caller.principal.id, caller.token_id, door, client[0]))
         try:
             if caller.token_id is None:

@@ -18,7 +18,7 @@ from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, id_of_pause, new_id
 from shared.principals import HOST, Principal
-from shared.store.contract import acting
+from shared.store.contract import acting, asking
 from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
@@ -86,6 +86,7 @@ class ActiveRun:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
         # The run is its principal's, whatever becomes of the token by which it was begun.
         acting.set(HOST)
+        asking.set(self.spec.principal_id)
         # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
         # is asked meanwhile.
         self.log.held = self.spec.live

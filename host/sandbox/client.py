@@ -27,6 +27,7 @@ from host.sandbox.supervisor import (
     checked,
     connected_program,
 )
+from shared.store.contract import Turns
 
 READY_TIMEOUT_S: Final = 20.0
 EXEC_GRACE_S: Final = 10.0
@@ -67,6 +68,7 @@ class Sandbox:
         allowance = Allowance(None, (), (str(directory),), apart=False)
         self._surveyor = Workspace(SURVEYOR, directory, allowance=allowance)
         self._viewers = anyio.Semaphore(VIEWERS)
+        self._turns = Turns()
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
@@ -192,7 +194,7 @@ class Sandbox:
     async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
         """Look into an open file, which stays open; see the port and ``view.py``."""
         name = f"{VIEWER} {kind} {next(self._ids)}"
-        async with self._viewers:
+        async with self._turns.own(long=True), self._viewers:
             try:
                 workspace, wanted = Workspace(name, self.root), {"kind": kind, **asked}
                 return await self._files.ask(workspace, "view", wanted, [descriptor])

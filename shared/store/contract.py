@@ -25,6 +25,10 @@ What outlives the request puts it aside.
 """
 
 
+asking: Final[ContextVar[str | None]] = ContextVar("asking", default=None)
+"""The principal for whom what happens now is done, in its requests and in its runs; None: the host."""
+
+
 class Turns:
     """Long work, one piece at a time for each principal: whoever wants much waits for themselves alone."""
 
@@ -33,11 +37,11 @@ class Turns:
 
     @asynccontextmanager
     async def own(self, *, long: bool) -> AsyncIterator[None]:
-        """Hold the turn of whoever acts now, if the work is long."""
+        """Hold the turn of whoever asks, if the work is long."""
         if not long:
             yield
             return
-        async with self._locks.setdefault(acting.get().principal_id, anyio.Lock()):
+        async with self._locks.setdefault(asking.get(), anyio.Lock()):
             yield
 
 

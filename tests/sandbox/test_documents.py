@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+import anyio
 import PIL.ExifTags
 import PIL.Image
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from host.ports import SandboxFault
 from host.sandbox.client import PROGRAM, Sandbox
 from host.tools.files_and_commands import SandboxToolset
+from shared.store.contract import asking
 from tests.fakes.documents import pdf, png
 
 
@@ -164,3 +166,19 @@ async def test_a_picture_may_have_as_many_pixels_as_there_is_room_for(
         path.write_bytes(png(300, height))
         with path.open("rb") as file:
             assert set(await sandbox.view(file.fileno(), "picture", most=10**6)) == outcome
+
+
+async def test_who_looks_at_much_holds_up_nobody_else(place: Path, sandbox: Sandbox) -> None:
+    (place / "ws/a.png").write_bytes(png(600, 600))
+    seen: list[str] = []
+
+    async def look(who: str) -> None:
+        asking.set(who)
+        with (place / "ws/a.png").open("rb") as file:
+            await sandbox.view(file.fileno(), "picture", most=10**6)
+        seen.append(who)
+
+    async with anyio.create_task_group() as tasks:
+        for who in (*["ann"] * 8, "ben"):
+            tasks.start_soon(look, who)
+    assert seen.index("ben") <= 2

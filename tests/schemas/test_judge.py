@@ -9,8 +9,7 @@ import anyio
 import pytest
 
 from host.schemas import TOO_MUCH, SchemaJudge, Verdict
-from shared.principals import Actor
-from shared.store.contract import acting
+from shared.store.contract import asking
 
 CAT = {
     "type": "object",
@@ -38,7 +37,7 @@ async def test_who_asks_for_much_holds_up_nobody_else(judge: SchemaJudge) -> Non
     answered: list[str] = []
 
     async def ask(who: str) -> None:
-        acting.set(Actor(who, None, "http", None))
+        asking.set(who)
         await judge.value(CAT, {"name": "Tom"})
         answered.append(who)
 

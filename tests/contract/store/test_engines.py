@@ -12,10 +12,9 @@ import anyio
 import pytest
 
 from shared.errors import Unavailable
-from shared.principals import Actor
 from shared.store import open_store as open_sqlite
 from shared.store import sql
-from shared.store.contract import Engine, Tx, acting
+from shared.store.contract import Engine, Tx, asking
 from shared.store.postgres.database import Database as PostgresDatabase
 from shared.store.postgres.driver import PostgresTx
 from shared.store.sqlite.engine import Database as SqliteDatabase
@@ -44,12 +43,12 @@ async def test_who_asks_for_much_at_once_waits_for_themselves_alone(open_store: 
     looked: list[str] = []
 
     async def search(who: str) -> None:
-        acting.set(Actor(who, None, "http", None))
+        asking.set(who)
         await store.conversations.page(limit=1, cursor=None, search="nothing")
         looked.append(who)
 
     async with anyio.create_task_group() as tasks:
-        acting.set(Actor("ann", None, "http", None))
+        asking.set("ann")
         async with turns.own(long=True):
             tasks.start_soon(search, "ann")
             await search("ben")
