@@ -114,6 +114,10 @@ def _exit_code(status: int) -> int:
 def _pytest(arguments: list[str], temporary: str, plugins: list[object]) -> int:
     import pytest
 
+    # What was imported to get here is the tree's own, not what stands in for it.
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS[:-1]]:
+        if not name.startswith("tests.mutants"):
+            del sys.modules[name]
     os.chdir(ROOT)
     os.environ["TMPDIR"] = tempfile.tempdir = temporary
     nothing = os.open(os.devnull, os.O_RDONLY)
