@@ -26,7 +26,7 @@ from shared.secrets import IN_FILE, SEALED, Sealer, has_variable, unseal
 from shared.settings import SettingsError
 from shared.settings.files import read_text
 from shared.settings.load import config_path
-from shared.settings.security_yml import NAME
+from shared.settings.security_yml import NAME, ROOT_KEYS
 
 app = typer.Typer(help="The secrets in .security.yml; values are never shown.", no_args_is_help=True)
 
@@ -34,11 +34,12 @@ PASSPHRASE = "PICOCLAW_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
 NEW_PASSPHRASE = "PICOCLAW_NEW_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
 
 FORMS: Final = (
-    "api_token",
-    "api_token_previous",
-    "seal_key",
+    *ROOT_KEYS,
     "model_list.<name>.api_keys",
     "channels.<name>.token",
+    "channels.telegram.webhook_secret",
+    "channels.plugins.<name>.secrets.<name>",
+    "telemetry.headers",
     "tools.mcp.servers.<name>.env.<NAME>",
     "tools.mcp.servers.<name>.headers.<Name>",
     "tools.mcp.servers.<name>.client_secret",
@@ -46,10 +47,8 @@ FORMS: Final = (
 
 _MODEL_KEY: Final = re.compile(r"model_list\.(?P<name>.+)\.api_keys?")
 _OTHERS: Final = (
-    re.compile(r"api_token(?:_previous)?|seal_key"),
-    re.compile(r"channels\.[^.]+\.token"),
-    re.compile(r"channels\.[^.]+\.settings\.token"),
-    re.compile(r"tools\.mcp\.servers\.[^.]+\.(?:(?:env|headers)\.[^.]+|client_secret)"),
+    *(re.compile(re.sub("<.*?>", "[^.]+", form.replace(".", r"\."))) for form in FORMS),
+    re.compile(r"channels\.[^.]+\.settings\.(?:token|webhook_secret)"),
 )
 
 

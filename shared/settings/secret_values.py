@@ -3,7 +3,7 @@
 And, once they are read, which texts of the settings must never leave the process.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -19,10 +19,15 @@ from shared.settings.tools import McpServer, server_type
 from shared.settings.tree import Settings
 
 MANAGED: Final = "managed_mcp"
+STORES: Final = frozenset({"database_url", "database_tools_url"})
+"""Without them a host would start all the same, on another store or in another role."""
 
 
 def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
-    """Replace each secret of the tree by what it stands for; return a warning for each that is bad."""
+    """Replace each secret of the tree by what it stands for; return a warning for each that is bad.
+
+    Raises ``SettingsError`` for a bad one without which the host would be another one.
+    """
     return [
         *_fields(tree, reader),
         *_model_keys(tree, reader),
@@ -74,6 +79,8 @@ def _fields(tree: Tree, reader: SecretReader) -> Iterator[str]:
         try:
             node[leaf.path[-1]] = reader.read(value)
         except SecretFault as fault:
+            if leaf.key in STORES:
+                raise SettingsError(f"{leaf.env[0]} cannot be used: {fault}") from None
             node[leaf.path[-1]] = None
             yield f"{leaf.key} is left out: {fault}"
             if leaf.path[0] == "channels":
@@ -112,9 +119,10 @@ def _server_faults(server: Tree, reader: SecretReader) -> list[tuple[str, Secret
     faults = [
         (f"{part}.{key}", bad) for part, values in _parts(server) for key, bad in _in_place(values, reader)
     ]
-    for key in server.keys() & {"url", "command", "args"}:
+    for key in server.keys() & {"url", "command", "args", "client_secret"}:
+        read = reader.read if key == "client_secret" else reader.expand
         try:
-            server[key] = _expanded(server[key], reader)
+            server[key] = _expanded(server[key], read)
         except SecretFault as fault:
             faults.append((key, fault))
     return faults
@@ -142,10 +150,10 @@ def _parts(server: Tree) -> list[tuple[str, Tree]]:
     return [(part, server[part]) for part in ("env", "headers") if isinstance(server.get(part), dict)]
 
 
-def _expanded(value: Any, reader: SecretReader) -> Any:
+def _expanded(value: Any, read: Callable[[str], str]) -> Any:
     if isinstance(value, list):
-        return [_expanded(item, reader) for item in value]
-    return reader.expand(value) if isinstance(value, str) else value
+        return [_expanded(item, read) for item in value]
+    return read(value) if isinstance(value, str) else value
 
 
 def _in_place(values: Tree, reader: SecretReader) -> list[tuple[str, SecretFault]]:
@@ -178,25 +186,24 @@ def _texts(settings: Settings) -> Iterator[str]:
         if isinstance(entry, dict):
             yield from _of_server(entry, f"managed_mcp.{name}", settings.secret_keys)
     yield from _of(settings)
-    databases = (settings.database_url, settings.database_tools_url)
-    yield from _passwords(tuple(None if url is None else url.get_secret_value() for url in databases))
     for value in settings.telemetry.header_values().values():
         yield value
         yield from value.split()[1:]
-    addresses = (settings.model.base_url, *(entry.api_base for entry in settings.model_list))
-    yield from _passwords(addresses)
 
 
 def _of(value: Any) -> Iterator[str]:
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
+        yield from _passwords(value.get_secret_value())
     elif isinstance(value, BaseModel) and not isinstance(value, McpServer):
         for name in type(value).model_fields:
             yield from _of(getattr(value, name))
+    elif isinstance(value, str):
+        yield from _passwords(value)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _of(item)
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         for item in value:
             yield from _of(item)
 
@@ -206,20 +213,20 @@ def _of_server(server: Mapping[str, Any], key: str, secret_keys: frozenset[str])
         values = server.get(part)
         for name, secret in values.items() if isinstance(values, dict) else ():
             text = secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
+            yield from _passwords(text)
             if SECRET_NAMES.search(name) or f"{key}.{part}.{name}" in secret_keys:
                 yield text
                 yield from text.split()[1:]  # "Bearer abc": the token is as secret alone
-    if isinstance(secret := server.get("client_secret"), SecretStr):
-        yield secret.get_secret_value()
-    yield from _passwords((server.get("url"),))
+    yield from _of([server.get("url"), server.get("args"), server.get("client_secret")])
 
 
-def _passwords(addresses: tuple[str | None, ...]) -> Iterator[str]:
-    for address in addresses:
-        try:
-            password = urlsplit(str(address or "")).password
-        except ValueError:
-            continue
-        if password:
-            yield password
-            yield unquote(password)
+def _passwords(text: str) -> Iterator[str]:
+    """Yield the password of an address, also of one that an option has (``--url=postgresql://…``)."""
+    _, scheme, rest = text.partition("://")
+    try:
+        password = urlsplit(f"//{rest}").password if scheme and len(text.split()) == 1 else None
+    except ValueError:
+        return
+    if password:
+        yield password
+        yield unquote(password)

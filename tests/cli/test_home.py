@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from host.cli.client import find_target
 from shared.secrets import unseal
 from shared.settings import load
+from shared.settings.leaves import leaves
+from shared.settings.security_yml import ROOT_KEYS
 from tests.cli.running import api_of_keys, environment, picoclaw, process
 from tests.running import free_port, new_host
 
@@ -147,6 +150,16 @@ class TestSecrets:
         assert secrets(tmp_path, "rotate", **both).stdout == "5 encrypted anew.\n"
         assert token_of(tmp_path, "one") is None
         assert token_of(tmp_path, "two") == "123:abc"
+
+    def test_every_secret_that_the_file_may_hold_is_known(self, tmp_path: Path) -> None:
+        in_file = [leaf.key for leaf in leaves() if leaf.kind is SecretStr and leaf.in_config]
+        names = {*in_file, *ROOT_KEYS, "channels.plugins.irc.secrets.password"}
+        for name in names:
+            assert secrets(tmp_path, "set", name, stdin="value\n").returncode == 0
+        assert secrets(tmp_path, "encrypt", PICOCLAW_KEY_PASSPHRASE="one").returncode == 0
+        both = {"PICOCLAW_KEY_PASSPHRASE": "one", "PICOCLAW_NEW_KEY_PASSPHRASE": "two"}
+        assert secrets(tmp_path, "rotate", **both).stdout == f"{len(names)} encrypted anew.\n"
+        assert kept(tmp_path) == {name: ["encrypted"] for name in names}
 
     def test_a_wrong_passphrase_changes_nothing(self, tmp_path: Path) -> None:
         path = written(tmp_path)

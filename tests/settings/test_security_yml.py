@@ -201,6 +201,25 @@ def test_secret_values_may_be_in_files_variables_or_sealed(tmp_path: Path) -> No
     assert settings.secret_names == {"PICOCLAW_KEY_PASSPHRASE", "MY_KEY"}
 
 
+def test_a_client_secret_has_the_same_forms_and_a_bad_one_leaves_its_server_out(tmp_path: Path) -> None:
+    security = (
+        "tools: {mcp: {servers: {github: {client_secret: '" + Sealer("open sesame").seal("sealed") + "'}}}}"
+    )
+    settings = settings_of(tmp_path, security, PICOCLAW_KEY_PASSPHRASE="open sesame")
+    secret = settings.tools.mcp.servers["github"].client_secret
+    assert (settings.warnings, secret and secret.get_secret_value()) == ((), "sealed")
+    settings = settings_of(tmp_path, security, PICOCLAW_KEY_PASSPHRASE="wrong")
+    assert not settings.tools.mcp.servers["github"].enabled
+    assert "its client_secret cannot be used" in settings.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_TOOLS_URL"])
+def test_a_store_whose_address_cannot_be_had_is_no_other_store(tmp_path: Path, name: str) -> None:
+    for value in ("file://not-there", "env://NOT_THERE", "enc://AAAA", "postgresql://a:${NOT_THERE}@db/pico"):
+        with pytest.raises(SettingsError, match=f"{name} cannot be used"):
+            settings_of(tmp_path, "", **{name: value})
+
+
 def test_one_bad_value_disables_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
     sealed = Sealer("right").seal("value")
     security = f"""

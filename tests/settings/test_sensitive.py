@@ -37,6 +37,29 @@ def test_passwords_in_addresses_are_secret(tmp_path: Path) -> None:
     assert secret_values(settings) == ("pass-0123456789", "word-0123456789")
 
 
+def test_passwords_are_secret_in_whatever_address_they_stand(tmp_path: Path) -> None:
+    address = "postgresql://me:{}-0123456789@db/notes"
+    server = {
+        "command": "notes",
+        "args": [
+            address.format("bare"),
+            f"--db={address.format('option')}",
+            "see http://a:example@b.example",
+        ],
+        "env": {"PLACE": address.format("env")},
+    }
+    settings = settings_of(
+        tmp_path,
+        {"a": server},
+        OTEL_EXPORTER_OTLP_ENDPOINT="https://me:otel-0123456789@otel.example",
+        PICOCLAW_CHANNELS_TELEGRAM_API_BASE="http://me:bot%2D0123456789@bots.example",
+        SYSTEM_PROMPT_OVERRIDE="An address has the form http://user:password@host.",
+    )
+    names = ("bare", "bot%2D", "bot", "env", "option", "otel")
+    expected = {f"{name}-0123456789" for name in names if name != "bot%2D"} | {"bot%2D0123456789"}
+    assert set(secret_values(settings)) == expected
+
+
 def test_the_headers_of_telemetry_are_secret_whole_and_the_token_in_them_alone(tmp_path: Path) -> None:
     value = "Bearer otel-0123456789"
     settings = settings_of(tmp_path, {}, OTEL_EXPORTER_OTLP_HEADERS=f"authorization={value}")
