@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from shared.settings.load import home_of
 INCOMPLETE: Final = "not everything could be listed: too much, too deep, closed, or a name that isn't UTF-8"
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
+PIECE_BYTES: Final = 1 << 16
 
 Url = Annotated[str | None, typer.Option(help="Address of the host.")]
 Token = Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")]
@@ -77,7 +79,8 @@ def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
     if not environ.get("PICOCLAW_HOME") and (_running(here) or (not home.exists() and _is_mine(here))):
         home = here
     given = {name: value for name, value in environ.items() if value.strip()}
-    return {**_running(home), **given, "PICOCLAW_HOME": str(home)}
+    # A PORT that stands here for something else is not where that host listens.
+    return {**given, **_running(home), "PICOCLAW_HOME": str(home)}
 
 
 def _running(home: Path) -> dict[str, str]:
@@ -95,8 +98,10 @@ def _is_mine(path: Path) -> bool:
 
 
 def host_settings() -> Settings:
-    """Return the settings of the host that commands are about; raises SettingsError."""
-    return load(surroundings(os.environ), passphrase_asker())
+    """Return the settings of the host that commands are about, and say which it is; raises SettingsError."""
+    settings = load(surroundings(os.environ), passphrase_asker())
+    err.print(f"[dim]The host of {shown(str(settings.home))}[/]", soft_wrap=True)
+    return settings
 
 
 def host(url: str | None, token: str | None, *, say: bool = False) -> HostClient:
@@ -182,10 +187,15 @@ class HostClient:
             self._check(response)
             return response.json() if response.content else None
 
-    def send(self, path: str, content: IO[bytes], size: int) -> Any:
-        """Send a file as it is read and return the answer; raises ``HostFault``."""
+    def send(self, path: str, file: IO[bytes]) -> Any:
+        """Send a file, as long as it is now, and return the answer; raises ``HostFault``.
+
+        What has no length, such as a pipe, is sent to its end.
+        """
+        size = os.fstat(file.fileno()).st_size
+        headers = {"Content-Length": str(size)} if size else {}
         with self._faults():
-            response = self._client.put(path, content=content, headers={"Content-Length": str(size)})
+            response = self._client.put(path, content=_pieces(file, size or sys.maxsize), headers=headers)
             self._check(response)
             return response.json()
 
@@ -256,6 +266,12 @@ class HostClient:
             raise HostFault(f"{self.target.url} {said}", response.status_code)
         said = str(_object(response.json()).get("error", response.reason_phrase))
         raise HostFault(said, response.status_code)
+
+
+def _pieces(file: IO[bytes], left: int) -> Iterator[bytes]:
+    while piece := file.read(min(left, PIECE_BYTES)):
+        left -= len(piece)
+        yield piece
 
 
 def _is_local(url: str) -> bool:

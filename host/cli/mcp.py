@@ -15,12 +15,11 @@ from rich.text import Text
 
 from host.cli.client import HostClient, Json, Token, Url, asking, at, find_target, host, surroundings
 from host.cli.secrets import SecretFile, write_privately
-from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell
+from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell, warn
 from host.mcp_clients.server_config import parse_servers
 from shared import jsons
-from shared.secrets import read_regular
 from shared.settings import SettingsError
-from shared.settings.files import MAX_BYTES
+from shared.settings.files import read_text
 from shared.settings.load import config_path
 from shared.settings.security_yml import NAME
 
@@ -32,6 +31,7 @@ app = typer.Typer(
 CALLBACK_PORT: Final = 7624
 PERSON_SECONDS: Final = 600.0
 LOOK_SECONDS: Final = 120.0
+NOT_FOUND: Final = 404
 WORDS: Final = {
     "ready": "[green]ready[/]",
     "needs_sign_in": "[yellow]needs sign-in[/]",
@@ -201,7 +201,8 @@ def add(
 def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Remove a server from config.json, with its secrets and its sign-in."""
     path, tree, servers = _config()
-    if servers.pop(name, None) is None:
+    entry = servers.pop(name, None)
+    if entry is None:
         fail(f"There is no server {name} in {path}.")
     file = _secret_file(path)
     if file.remove(f"tools.mcp.servers.{name}"):
@@ -210,8 +211,9 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
     try:
         with HostClient(find_target(url, token, os.environ)) as client:
             client.request("DELETE", at("mcp", "servers", name, "sign-in"))
-    except HostFault:
-        pass  # there is no host, or no sign-in
+    except HostFault as fault:
+        if fault.status != NOT_FOUND and not (isinstance(entry, dict) and "command" in entry):
+            warn(f"A sign-in at {name}, if there is one, stays in the store, encrypted: {fault}")
     said = f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use."
     tell({"name": name, "config": str(path), "restart": True}, said, json=json)
 
@@ -230,13 +232,11 @@ def _config() -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return config.json's path, its tree, and the servers in it, which may be changed."""
     path = config_path(surroundings(os.environ))
     try:
-        tree = jsons.loads(read_regular(path, MAX_BYTES)) if path.exists() else {"version": 3}
+        tree = jsons.loads(read_text(path) or '{"version": 3}')
         node = tree
         for step in ("tools", "mcp", "servers"):
             node = node.setdefault(step, {})
         node.keys()
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
     except (ValueError, AttributeError):
         fail(f"{path} is not the JSON of a configuration; `picoclaw doctor` says where")
     return path, tree, node

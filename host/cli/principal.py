@@ -6,7 +6,7 @@
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
@@ -51,10 +51,11 @@ def create(
     ] = None,
 ) -> Told:
     """Make a principal and write its id to standard output."""
-    body = {"name": name, **_object(terms)}
+    body = {**_object(terms), "name": name}
     day = {"tokens": day_tokens, "dollars": day_dollars}
     if spent := {what: most for what, most in day.items() if most is not None}:
-        body["budgets"] = {**body.get("budgets", {}), "day": spent}
+        budgets = _within(body, "budgets")
+        body["budgets"] = {**budgets, "day": {**_within(budgets, "day"), **spent}}
     said = {"scopes": scope, "workspace_mb": workspace_mb, "subject": subject}
     body |= {field: value for field, value in said.items() if value is not None}
     made = client.request("POST", "/principals", body)
@@ -238,13 +239,24 @@ def _object(text: str | None) -> dict[str, Any]:
     return said
 
 
+def _within(terms: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object of the terms, an empty one for none."""
+    found = {} if terms.get(name) is None else terms[name]
+    if not isinstance(found, dict):
+        fail(f"--terms: {name} must be an object.", 2)
+    return found
+
+
 @token_app.command("create")
 @asking
 def create_token(
     client: HostClient,
     conversation: Annotated[str, typer.Option(help="The conversation it acts for; made if there is none.")],
     main: Annotated[
-        bool, typer.Option("--main", help="It may see and change everybody's tasks and write to all.")
+        bool,
+        typer.Option(
+            "--main", help="It may change all tasks and write to all conversations of the operator."
+        ),
     ] = False,
     expires: Expires = None,
 ) -> Told:

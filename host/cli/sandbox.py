@@ -117,7 +117,8 @@ async def _reading(tools: SandboxToolset, path: str) -> Answer:
 
 async def _probing(tools: SandboxToolset, what: str, probe: str, path: str) -> Answer:
     """Run a probe as a command of the agent's: what the kernel does with it is the answer."""
-    quoted = path if path.startswith("~") else shlex.quote(path)
+    home, _, below = path.partition("/")
+    quoted = f"~/{shlex.quote(below)}" if home == "~" else shlex.quote(path)
     result = await tools.call("exec", {"command": probe.format(path=quoted), "timeout_ms": PROBE_MS})
     if not result.is_error:
         return Answer(what, allowed=True, why="the kernel allows it")
@@ -140,10 +141,9 @@ def _running(policy: SandboxPolicy, line: str) -> list[Answer]:
 
 
 def _is_path(subject: str, workspace: Path) -> bool:
-    """Return whether one word is meant as a path: it looks like one, or is there in the workspace."""
-    if len(subject.split()) != 1:
-        return False
-    return subject.startswith(("/", "~", ".")) or os.path.exists(workspace / subject)
+    """Return whether a path is meant: it is there, or it is one word that looks like one."""
+    looks = subject.startswith(("/", "~", ".")) and len(subject.split()) == 1
+    return looks or os.path.exists(workspace / subject)
 
 
 files_app = typer.Typer(help="The files of a conversation on a running host.", no_args_is_help=True)
@@ -208,7 +208,7 @@ def put(
     """Send a file; one that is there is replaced."""
     name = local.name if path is None else f"{path}{local.name}" if path.endswith("/") else path
     with local.open("rb") as file:
-        stored = client.send(_address(conversation, name), file, os.fstat(file.fileno()).st_size)
+        stored = client.send(_address(conversation, name), file)
     return Told(stored, f"Stored {shown(stored['path'])} ({stored['size']:,} bytes).")
 
 

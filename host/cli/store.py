@@ -210,7 +210,6 @@ def _store(store_dir: Path | None) -> tuple[str | None, Path]:
     store_id = os.environ.get("STORE_ID", "").strip() or None
     if store_dir is None:
         settings = host_settings()
-        err.print(f"[dim]The host of {shown(str(settings.home))}[/]", soft_wrap=True)
         if settings.database_url is not None:
             return settings.database_url.get_secret_value(), settings.store_dir
         store_dir, store_id = settings.store_dir, settings.store_id

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, NoReturn
 
 import httpx2
@@ -102,9 +102,6 @@ def add(
 ) -> None:
     """Add a task; with --explain only say when it would run."""
     schedule_type, schedule_value = _schedule(cron, every, at)
-    if explain:
-        _explain(schedule_type, schedule_value, timezone, json=json)
-        return
     body = {
         "id": task_id,
         "prompt": prompt,
@@ -119,6 +116,9 @@ def add(
         "max_runs": max_runs,
         "run_if_past": run_if_past or None,
     }
+    if explain:
+        _explain(body, json=json)
+        return
     with host(url, token, say=not json) as client:
         task = client.request(
             "POST", "/task", {name: item for name, item in body.items() if item is not None}
@@ -205,12 +205,16 @@ def _schedule(cron: str | None, every: str | None, at: str | None) -> tuple[str,
     return given[0]
 
 
-def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, json: bool) -> None:
+def _explain(asked: Mapping[str, Any], *, json: bool) -> None:
+    from shared import schedules, task_edits
     from shared.clock import iso, now_ms
-    from shared.schedules import parse, upcoming
 
-    schedule = parse(schedule_type, schedule_value, timezone or host_settings().timezone)
-    instants = [iso(slot) for slot in upcoming(schedule, now_ms(), 5)]
+    now, zone = now_ms(), asked["timezone"] or host_settings().timezone
+    schedule = schedules.parse(asked["schedule_type"], asked["schedule_value"], zone)
+    task_edits.first_slot(schedule, now, run_if_past=bool(asked["run_if_past"]))
+    end = task_edits.checked_ends_at(asked["ends_at"], zone, now)
+    slots = schedules.upcoming(schedule, now, min(5, asked["max_runs"] or 5))
+    instants = [iso(max(slot, now)) for slot in slots if end is None or slot <= end]
     tell(instants, "\n".join(map(local_time, instants)) or "It never runs.", json=json)
 
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from io import FileIO
 from pathlib import Path
 
+from host.cli.client import HostClient, Target
 from tests.cli.running import picoclaw
 from tests.running import TOKEN, running_host, running_model
+
+
+class Growing(FileIO):
+    """A file that somebody writes to while it is read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        with Path(str(self.name)).open("ab") as log:
+            log.write(b"more")
+        return super().read(-1 if size is None else size)
 
 
 def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
@@ -47,6 +58,24 @@ def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
         assert "data" in files("rm", "data").stderr
         assert files("rm", "-r", "data").returncode == 0
         assert json.loads(files("ls", "data", "--json").stdout) == []
+
+
+def test_a_pipe_is_sent_to_its_end_and_a_file_as_long_as_it_was(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"piped")
+    os.close(write)
+    with running_model() as model, running_host(tmp_path / "host", model.url) as host:
+        extra = {"API_TOKEN": TOKEN, "PICOCLAW_URL": host.url}
+        sent = picoclaw(tmp_path, "files", "put", f"/dev/fd/{read}", "from-pipe", "--json", **extra)
+        assert (sent.returncode, json.loads(sent.stdout)["size"]) == (0, 5)
+        made_up = picoclaw(tmp_path, "files", "put", "/proc/version", "version", **extra)
+        assert made_up.returncode == 0
+        got = picoclaw(tmp_path, "files", "get", "version", "-", **extra).stdout
+        (tmp_path / "log").write_bytes(b"line")
+        with Growing(str(tmp_path / "log")) as log, HostClient(Target(host.url, TOKEN)) as client:
+            assert client.send("/chat/main/files/log", log)["size"] == 4
+    os.close(read)
+    assert got == Path("/proc/version").read_text()
 
 
 def test_a_path_out_of_a_workspace_names_nothing_else_of_the_host(tmp_path: Path) -> None:

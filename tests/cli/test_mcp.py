@@ -57,6 +57,22 @@ def test_a_config_that_is_a_link_stays_one(tmp_path: Path) -> None:
     assert list(servers_of(tmp_path)) == ["wiki"]
 
 
+def test_a_config_with_a_byte_order_mark_is_changed_as_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"version": 3}')
+    assert picoclaw(tmp_path, "mcp", "add", "files", "--", "npx").returncode == 0
+    assert list(servers_of(tmp_path)) == ["files"]
+
+
+def test_a_sign_in_that_no_host_can_forget_is_told(tmp_path: Path) -> None:
+    nowhere = {"PICOCLAW_URL": "http://127.0.0.1:1"}
+    picoclaw(tmp_path, "mcp", "add", "--transport", "http", "wiki", "https://wiki.example/mcp")
+    picoclaw(tmp_path, "mcp", "add", "files", "--", "npx")
+    removed = picoclaw(tmp_path, "mcp", "remove", "wiki", "--json", **nowhere)
+    assert (removed.returncode, json.loads(removed.stdout)["name"]) == (0, "wiki")
+    assert "A sign-in at wiki, if there is one, stays in the store" in removed.stderr
+    assert picoclaw(tmp_path, "mcp", "remove", "files", **nowhere).stderr == ""
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

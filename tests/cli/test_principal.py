@@ -58,6 +58,18 @@ def test_a_principal_is_made_with_limits_and_shown_with_what_it_used(
     assert "100000" in principal("show", ann).stdout
 
 
+def test_limits_of_a_day_are_those_of_the_terms_and_of_the_options(principal: Any) -> None:
+    terms = '{"name": "Bob", "budgets": {"run": {"tokens": 5}, "day": {"tokens": 7}}}'
+    shown = json.loads(
+        principal("show", made(principal, "Ann", "--day-dollars", "3", "--terms", terms), "--json").stdout
+    )
+    assert (shown["name"], shown["budgets"]["run"]["tokens"]) == ("Ann", 5)
+    assert (shown["budgets"]["day"]["tokens"], shown["budgets"]["day"]["dollars"]) == (7, 3)
+    made(principal, "Ann", "--day-tokens", "3", "--terms", '{"budgets": null}')
+    refused = principal("create", "Ann", "--day-tokens", "3", "--terms", '{"budgets": {"day": 5}}')
+    assert (refused.returncode, "day must be an object" in refused.stderr) == (2, True)
+
+
 def test_who_is_suspended_is_refused_until_it_is_resumed(host: HostProcess, principal: Any) -> None:
     ann = made(principal, "Ann")
     with host.client(principal("token", ann).stdout.strip()) as client:

@@ -65,6 +65,16 @@ def test_commands_are_judged_and_not_run(home: Path) -> None:
     assert off["run"] == (False, "tools.exec.enabled is false")
 
 
+def test_whatever_a_path_is_called_it_is_tried_and_not_run(home: Path) -> None:
+    for name in ("my notes.txt", "$(touch${IFS}ran)"):
+        (home / "workspace" / name).write_text("notes")
+        assert explained(home, name)["commands read"][0]
+    for subject in ("~;touch${IFS}ran", "~/$(touch${IFS}ran)", "~x;touch${IFS}ran"):
+        explained(home, subject)
+    assert explained(home, "~")["commands read"][0]
+    assert not (home / "workspace/ran").exists()
+
+
 def test_a_home_without_a_workspace_is_a_sentence(tmp_path: Path) -> None:
     done = picoclaw(tmp_path, "sandbox", "explain", ".")
     assert done.returncode == 1

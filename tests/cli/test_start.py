@@ -223,6 +223,16 @@ def test_a_written_token_goes_to_no_other_host(tmp_path: Path) -> None:
     assert find_target("http://elsewhere:9123", None, environ | {"API_TOKEN": "x"}).token == "x"
 
 
+def test_a_written_token_goes_where_its_host_listens_whatever_port_the_environment_names(
+    tmp_path: Path,
+) -> None:
+    write_address(tmp_path / "dev.json", DEV)
+    environ = {"PICOCLAW_HOME": str(tmp_path), "PORT": "3000", "HOST": "0.0.0.0"}
+    target = find_target(None, None, environ)
+    assert (target.url, target.token) == ("http://127.0.0.1:9123", "t0ken")
+    assert find_target(None, None, environ | {"API_TOKEN": "x"}).token == "x"
+
+
 def test_junk_in_the_address_file_is_no_address(tmp_path: Path) -> None:
     for junk in ("", "[]", "1", '{"url": 1}', "\x00"):
         (tmp_path / "dev.json").write_text(junk)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_the_next_five_slots_are_explained_without_a_host(tmp_path: Path) -> Non
     refused = picoclaw(tmp_path, "tasks", "add", "x", "--cron", "61 * * * *", "--explain")
     assert refused.returncode == 2
     assert "minute" in refused.stderr
+
+
+def test_no_run_is_explained_that_the_task_would_not_have(tmp_path: Path) -> None:
+    def explained(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return picoclaw(tmp_path, "tasks", "add", "Look", *arguments, "--explain", "--json", TZ="UTC")
+
+    assert len(json.loads(explained("--cron", "@daily", "--max-runs", "2").stdout)) == 2
+    end = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    assert len(json.loads(explained("--cron", "@daily", "--ends-at", end).stdout)) == 3
+    past = explained("--at", "2020-01-01")
+    assert (past.returncode, "is past" in past.stderr) == (2, True)
+    (now,) = json.loads(explained("--at", "2020-01-01", "--run-if-past").stdout)
+    assert now > "2026"
 
 
 def test_pausing_and_resuming_set_the_status(host: ContractServer, tmp_path: Path) -> None:

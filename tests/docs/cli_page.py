@@ -28,7 +28,8 @@ This page is generated from what the commands say to `--help`. Commands find the
 | 2 | all | the host refuses the token, or it lacks one |
 | 137 | `supervise` | the host had to be killed after `STOP_WAIT_SECONDS`; else the host's own exit code |
 
-With `--json` a command writes one line of JSON to standard output, and everything else to standard error.
+With `--json` a command writes one line of JSON to standard output, and everything else to standard error
+(`mcp login` two: the address, and what came of it).
 `tasks check` and `store export` always write JSON, a line for each check and each row.
 """
 
