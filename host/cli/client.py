@@ -22,6 +22,7 @@ from host.cli.terminal import FAILED, HostFault, Told, err, shown, tell, warn
 from shared import jsons
 from shared.secrets import MAX_FILE_BYTES, read_regular
 from shared.settings import Settings, SettingsError, load
+from shared.settings.leaves import variable
 from shared.settings.load import home_of
 
 INCOMPLETE: Final = "not everything could be listed: too much, too deep, closed, or a name that isn't UTF-8"
@@ -52,21 +53,22 @@ def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) 
     Said on the command line, else by PICOCLAW_URL and API_TOKEN, else the host of ``surroundings``. A token
     that was found goes only to the host it is for.
     """
-    said = (url or environ.get("PICOCLAW_URL") or "").rstrip("/")
+    said = (url or variable(environ, "PICOCLAW_URL")).strip().rstrip("/")
     if said and "://" not in said:
         said = f"http://{said}"
-    given = token or environ.get("API_TOKEN") or None
+    by_name = variable(environ, "API_TOKEN").strip()
     around = surroundings(environ)
     try:
         settings = load(around)
     except SettingsError:
         # This process may lack what the host has, such as a passphrase that was typed.
-        return Target(said or local_url(around.get("HOST") or "127.0.0.1", around.get("PORT") or 9000), given)
+        own = local_url(around.get("HOST") or "127.0.0.1", around.get("PORT") or 9000)
+        return Target(said or own, token or by_name or None)
     own = local_url(settings.host, settings.port)
-    if said not in ("", own):
-        return Target(said, given)
     found = settings.api_token.get_secret_value() if settings.api_token else None
-    return Target(own, given or found, settings.home)
+    if said not in ("", own):
+        return Target(said, token or (found if by_name else None))
+    return Target(own, token or found, settings.home)
 
 
 def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -76,11 +78,13 @@ def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
     else the home's; else, where there is no home, the one that ran in this directory.
     """
     home, here = home_of(environ), Path(DEV_HOME).absolute()
-    if not environ.get("PICOCLAW_HOME") and (_running(here) or (not home.exists() and _is_mine(here))):
+    if not variable(environ, "PICOCLAW_HOME") and (_running(here) or (not home.exists() and _is_mine(here))):
         home = here
     given = {name: value for name, value in environ.items() if value.strip()}
+    running = _running(home)
     # A PORT that stands here for something else is not where that host listens.
-    return {**given, **_running(home), "PICOCLAW_HOME": str(home)}
+    listening = {name: running[name] for name in running.keys() - {"API_TOKEN"}}
+    return {**running, **given, **listening, "PICOCLAW_HOME": str(home)}
 
 
 def _running(home: Path) -> dict[str, str]:

@@ -29,13 +29,14 @@ def dev() -> NoReturn:
     """Try it out: the host on this machine with its state in ./.run."""
     from host.cli.serve import CannotListen, listening, run
 
-    token = prepare(os.environ)
+    prepare(os.environ)
     with suppress(OSError):  # the settings say what is wrong with the folder
         folder = config_path(os.environ).parent
         folder.mkdir(parents=True, exist_ok=True, mode=HOMES_MODE)
         write_new(folder / NAME, f'seal_key: "{secrets.token_urlsafe(32)}"\n')
     settings = take_settings(os.environ)
     _check_system(settings)
+    token = settings.api_token.get_secret_value() if settings.api_token else ""
     url = local_url(settings.host, settings.port)
     address = settings.home / DEV_FILE
     try:
@@ -55,8 +56,8 @@ def dev() -> NoReturn:
         address.unlink(missing_ok=True)
 
 
-def prepare(environ: MutableMapping[str, str]) -> str:
-    """Fill in what ``dev`` has other defaults for than ``serve``; return the API token."""
+def prepare(environ: MutableMapping[str, str]) -> None:
+    """Fill in what ``dev`` has other defaults for than ``serve``."""
     defaults = {
         "PICOCLAW_HOME": str(Path(DEV_HOME).absolute()),
         "API_TOKEN": secrets.token_urlsafe(24),
@@ -68,7 +69,6 @@ def prepare(environ: MutableMapping[str, str]) -> str:
             environ[name] = value
     if environ.get("PORT", "").strip() == "0":
         environ["PORT"] = str(_free_port())
-    return environ["API_TOKEN"]
 
 
 def write_address(path: Path, names: dict[str, str]) -> None:

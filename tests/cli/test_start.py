@@ -183,10 +183,11 @@ def test_where_there_is_no_sandbox_what_works_and_the_container_are_named(tmp_pa
 
 def test_dev_keeps_what_the_environment_says(tmp_path: Path) -> None:
     environ = environment(tmp_path, API_TOKEN="mine-0123456789", LOG_FORMAT="json")
-    assert prepare(environ) == "mine-0123456789"
-    assert environ["LOG_FORMAT"] == "json"
+    prepare(environ)
+    assert (environ["API_TOKEN"], environ["LOG_FORMAT"]) == ("mine-0123456789", "json")
     made = {"PORT": "0", "API_TOKEN": ""}
-    assert len(prepare(made)) >= 32
+    prepare(made)
+    assert len(made["API_TOKEN"]) >= 32
     assert int(made["PORT"]) > 0
 
 
@@ -231,6 +232,16 @@ def test_a_written_token_goes_where_its_host_listens_whatever_port_the_environme
     target = find_target(None, None, environ)
     assert (target.url, target.token) == ("http://127.0.0.1:9123", "t0ken")
     assert find_target(None, None, environ | {"API_TOKEN": "x"}).token == "x"
+
+
+@pytest.mark.parametrize("value", ["file://token", "env://MINE", "${MINE}", " of-mine-0123456789\r\n"])
+def test_a_token_of_the_environment_is_read_as_the_host_reads_it(tmp_path: Path, value: str) -> None:
+    (tmp_path / "token").write_text("of-mine-0123456789\n")
+    environ = {"PICOCLAW_HOME": str(tmp_path), "API_TOKEN": value, "MINE": "of-mine-0123456789"}
+    for url in ("", "http://elsewhere:9123\r\n", "elsewhere:9123/"):
+        target = find_target(None, None, environ | {"PICOCLAW_URL": url})
+        assert target.token == "of-mine-0123456789"
+        assert target.url == ("http://elsewhere:9123" if url else "http://127.0.0.1:9000")
 
 
 def test_junk_in_the_address_file_is_no_address(tmp_path: Path) -> None:
