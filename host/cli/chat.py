@@ -253,6 +253,8 @@ def chat(
         fail("Give one of --continue and --conversation.", 2)
     if resume and (message is not None or json):
         fail("--resume takes neither a message nor --json.", 2)
+    if resume and not newest and not conversation:
+        fail("--resume wants --continue or --conversation.", 2)
     with host(url, token) as client:
         person = message is None and sys.stdin.isatty() and not json
         session = Chat(client, lively=person or (err.is_terminal and not json))
@@ -261,7 +263,9 @@ def chat(
             raise SystemExit(not session.resume())
         if person:
             _converse(session, str(client.target))
-        elif not (session.say_for_programs if json else session.say)(message or _piped()):
+            return
+        say = session.say_for_programs if json else session.say
+        if not say(_piped() if message is None else message):
             raise SystemExit(1)
 
 

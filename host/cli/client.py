@@ -143,12 +143,12 @@ def asking(command: Callable[..., Told]) -> Callable[..., None]:
 
 
 def at(*steps: str) -> str:
-    """Return a path of these steps, whatever characters they have; raises HostFault for ``.`` and ``..``.
+    """Return a path of these steps, whatever characters they have.
 
-    With those the address would be another one, perhaps of something else.
+    Raises HostFault for ``.``, ``..`` and nothing: the address would be another one, perhaps of something else.
     """
-    if not {".", ".."}.isdisjoint(steps):
-        raise HostFault(f"{'/'.join(steps)!r} must not contain . or ..")
+    if not {".", "..", ""}.isdisjoint(steps):
+        raise HostFault(f"{'/'.join(steps)!r} must not contain . or .. or an empty name")
     return "".join(f"/{quote(step, safe='', errors='surrogateescape')}" for step in steps)
 
 

@@ -59,6 +59,11 @@ class Leaf:
         return get_origin(self.kind) in (dict, Mapping)
 
     @property
+    def is_paths(self) -> bool:
+        """Whether it is a list of paths, or of globs."""
+        return self.path[-1] in ("allow_read_paths", "allow_write_paths")
+
+    @property
     def is_secret(self) -> bool:
         """Whether its environment value is, or holds, a secret."""
         return holds_secret(self.kind)
@@ -81,7 +86,7 @@ def unexpanded(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
     """
     home = settings.home.parts
     for leaf in leaves():
-        if leaf.kind is not Path and leaf.path[-1] not in ("allow_read_paths", "allow_write_paths"):
+        if leaf.kind is not Path and not leaf.is_paths:
             continue
         value = reduce(getattr, leaf.path, cast("Any", settings))
         for path in value if isinstance(value, tuple) else [value or ""]:
@@ -297,14 +302,20 @@ def _value(leaf: Leaf, text: str) -> Any:
     if leaf.is_json:
         return _json(text)
     if get_origin(leaf.kind) is tuple:
-        return _list(text)
+        return list(map(_from_here, _list(text))) if leaf.is_paths else _list(text)
     if leaf.kind in PLAIN:
         return PLAIN[leaf.kind](text)
     if leaf.kind is Path:
-        return str(Path(text).absolute()) if not text.startswith("~") else text
+        return _from_here(text)
     if all(isinstance(choice, str) for choice in get_args(leaf.kind)) and get_args(leaf.kind):
         return text.strip().lower()
     return text
+
+
+def _from_here(path: Any) -> Any:
+    """Return a path that starts at the working directory; one that starts at the home stays as it is."""
+    stays = not isinstance(path, str) or path in ("", "~") or path.startswith("~/")
+    return path if stays else str(Path(path).absolute())
 
 
 def _truth(text: str) -> bool:

@@ -150,7 +150,16 @@ def _place_paths(tree: Tree, environ: Mapping[str, str], config_dir: Path) -> No
             put(tree, leaf.path, str(home / leaf.under_home))
         elif leaf.kind is Path and isinstance(value, str):
             put(tree, leaf.path, str(_absolute(value, environ, config_dir)))
+        elif leaf.is_paths and isinstance(value, list):
+            put(tree, leaf.path, [_placed(path, environ, config_dir) for path in value])
     tree["home"] = str(home)
+
+
+def _placed(path: Any, environ: Mapping[str, str], base: Path) -> Any:
+    """Return a path or glob of a list as the absolute one that file tools compare with."""
+    if not isinstance(path, str) or not path:
+        return path
+    return "/" + os.path.normpath(_absolute(path, environ, base)).lstrip("/")
 
 
 def _make_nodes(tree: Tree, path: KeyPath) -> None:

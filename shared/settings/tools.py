@@ -18,6 +18,8 @@ from shared.settings.sections import Section, WebAddress, checked_hosts, setting
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
 """A domain without a scheme, with a path if wanted."""
+Pattern = Annotated[str, Field(min_length=1)]
+"""A path or a glob: an empty one would be the directory that the host was started in."""
 
 
 class ExecTool(Section):
@@ -149,10 +151,10 @@ class WebTools(Section):
 class Tools(Section):
     """What the agent's tools may do."""
 
-    allow_read_paths: tuple[str, ...] = setting(
+    allow_read_paths: tuple[Pattern, ...] = setting(
         "Directories or globs outside the workspace that may be read", ()
     )
-    allow_write_paths: tuple[str, ...] = setting(
+    allow_write_paths: tuple[Pattern, ...] = setting(
         "Directories or globs outside the workspace that may be read and written", ()
     )
     exec: ExecTool = Field(default_factory=ExecTool)

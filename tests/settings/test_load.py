@@ -143,6 +143,20 @@ def test_a_home_with_a_variable_in_it_is_told_once_and_paths_of_the_config_too(t
     assert "tools.allow_read_paths has $HOME in it" in fault_in(tmp_path, {"tools": tools})
 
 
+def test_paths_of_a_list_begin_where_other_paths_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["~/docs", "~", "docs/*", "~me", "/srv//a/", "//srv/x/../b"]
+    same = ["/srv/a", "/srv/b"]
+    tools = settings_in(tmp_path, {"tools": {"allow_read_paths": given}}).tools
+    mine = [f"{tmp_path}/docs", f"{tmp_path}"]
+    assert list(tools.allow_read_paths) == [*mine, f"{tmp_path}/docs/*", f"{tmp_path}/~me", *same]
+    monkeypatch.chdir("/usr")
+    names = {"PICOCLAW_TOOLS_ALLOW_WRITE_PATHS": ",".join(given), "SKILLS_DIR": "~me"}
+    settings = settings_in(tmp_path, None, **names)
+    assert list(settings.tools.allow_write_paths) == [*mine, "/usr/docs/*", "/usr/~me", *same]
+    assert settings.skills_dir == Path("/usr/~me")
+    assert "must not be empty" in fault_in(tmp_path, {"tools": {"allow_read_paths": [""]}})
+
+
 def test_an_unknown_name_of_ours_is_a_warning_with_the_nearest(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, None, PICOCLAW_GATEWY_PORT="1")
     assert settings.warnings == (

@@ -75,6 +75,8 @@ def sample(leaf: Leaf) -> tuple[str, Any]:
         return "2048", 2048
     if leaf.kind is Path:
         return "/some/where", Path("/some/where")
+    if leaf.is_paths:
+        return "/one, /two", ["/one", "/two"]
     if get_origin(leaf.kind) is tuple:
         return "one, two", ["one", "two"]
     if get_args(leaf.kind):
