@@ -145,7 +145,7 @@ def asking(command: Callable[..., Told]) -> Callable[..., None]:
 def at(*steps: str) -> str:
     """Return a path of these steps, whatever characters they have.
 
-    Raises HostFault for ``.``, ``..`` and nothing: the address would be another one, perhaps of something else.
+    Raises HostFault for ``.``, ``..`` and nothing: with those it would be the path of something else.
     """
     if not {".", "..", ""}.isdisjoint(steps):
         raise HostFault(f"{'/'.join(steps)!r} must not contain . or .. or an empty name")

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from host.cli.client import HostClient, Json, Token, Url, asking, at, find_target, host, surroundings
-from host.cli.secrets import SecretFile, write_privately
+from host.cli.secrets import SecretFile, rewrite
 from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell, warn
 from host.mcp_clients.server_config import parse_servers
 from shared import jsons
@@ -192,7 +192,7 @@ def add(
             file.set(f"tools.mcp.servers.{name}.{part}.{key}", value, add=False)
     if secrets:
         file.save()
-    write_privately(path, jsons.dumps(tree, indented=True) + "\n")
+    rewrite(path, jsons.dumps(tree, indented=True) + "\n", private=False)
     told = {"name": name, "config": str(path), "restart": True}
     tell(told, f"Added {shown(name)} to {shown(str(path))}. {RESTART}", json=json)
 
@@ -207,7 +207,7 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
     file = _secret_file(path)
     if file.remove(f"tools.mcp.servers.{name}"):
         file.save()
-    write_privately(path, jsons.dumps(tree, indented=True) + "\n")
+    rewrite(path, jsons.dumps(tree, indented=True) + "\n", private=False)
     try:
         with HostClient(find_target(url, token, os.environ)) as client:
             client.request("DELETE", at("mcp", "servers", name, "sign-in"))

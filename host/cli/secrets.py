@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -219,22 +220,25 @@ class SecretFile:
         text = StringIO()
         text.write(self._heading)
         self._yaml.dump(self._tree, text)
-        write_privately(self.path, text.getvalue())
+        rewrite(self.path, text.getvalue(), private=True)
 
 
-def write_privately(path: Path, text: str) -> None:
-    """Replace a file's content in one step, mode 0600; an owner that it had stays if this may set it.
+def rewrite(path: Path, text: str, *, private: bool) -> None:
+    """Replace a file's content in one step. The mode of one that isn't private stays; all others get 0600.
 
-    Where the path is a link, the file that it leads to is meant.
+    Root leaves it to whom it belongs, a new one to whom its directory belongs. Where the path is a link, the
+    file that it leads to is meant.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            if path.exists() and os.geteuid() == 0:
-                state = path.stat()
+            state = (path if path.exists() else path.parent).stat()
+            if os.geteuid() == 0:
                 os.fchown(file.fileno(), state.st_uid, state.st_gid)
+            if path.exists() and not private:
+                os.fchmod(file.fileno(), stat.S_IMODE(state.st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -61,6 +62,20 @@ def test_a_config_with_a_byte_order_mark_is_changed_as_it_is_read(tmp_path: Path
     (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"version": 3}')
     assert picoclaw(tmp_path, "mcp", "add", "files", "--", "npx").returncode == 0
     assert list(servers_of(tmp_path)) == ["files"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_a_host_of_another_user_can_read_what_root_changed(tmp_path: Path) -> None:
+    config, secret = tmp_path / "config.json", tmp_path / ".security.yml"
+    config.write_text('{"version": 3}')
+    config.chmod(0o640)
+    os.chown(config, 0, 4711)
+    os.chown(tmp_path, 4711, 4711)
+    assert picoclaw(tmp_path, "mcp", "add", "files", "-e", "KEY=x", "--", "npx").returncode == 0
+    assert [(each.st_uid, each.st_gid, each.st_mode & 0o777) for each in (config.stat(), secret.stat())] == [
+        (0, 4711, 0o640),
+        (4711, 4711, 0o600),
+    ]
 
 
 def test_a_sign_in_that_no_host_can_forget_is_told(tmp_path: Path) -> None:
