@@ -16,6 +16,8 @@ NAME: Final = ".security.yml"
 ROOT_KEYS: Final = ("api_token", "api_token_previous", "seal_key")
 MOST_NODES: Final = 10_000
 DEEPEST: Final = 32
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {}, [""])
+"""What stands where nothing was filled in."""
 
 
 class SecurityYml(SettingsFile):
@@ -102,17 +104,15 @@ class SecurityYml(SettingsFile):
     def _merge_model(self, listed: list[Any], place: int, name: str, entry: dict[str, Any]) -> None:
         for key, item in entry.items():
             keys: Keys = ("model_list", name, key)
-            if key == "api_key" and item is not None:
-                listed[place]["api_keys"] = [item]
-                self.origins["model_list", place, "api_keys"] = keys
-            elif key not in ModelEntry.model_fields or key == "model_name":
+            field, value = ("api_keys", [item]) if key == "api_key" else (key, item)
+            if field not in ModelEntry.model_fields or key == "model_name":
                 self._typo(keys, ModelEntry.model_fields)
-            elif item is not None and item != []:
-                listed[place][key] = item
-                self.origins["model_list", place, key] = keys
+            elif item not in EMPTY:
+                listed[place][field] = value
+                self.origins["model_list", place, field] = keys
 
     def _set(self, node: dict[str, Any], name: str, value: Any, keys: Keys) -> None:
-        if value in ("", [], {}):
+        if value in EMPTY:
             return
         node[name] = value
         self.origins[keys] = keys

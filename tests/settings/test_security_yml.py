@@ -298,3 +298,12 @@ def test_keys_of_a_model_are_read_also_behind_one_without_keys(tmp_path: Path) -
     security = 'model_list: {keyed: {api_keys: ["env://MY_KEY"]}}'
     settings = settings_of(tmp_path, security, {"model_list": models}, MY_KEY="from a variable")
     assert keys_of(settings) == [[], ["from a variable"]]
+
+
+@pytest.mark.parametrize(
+    "empty", ["api_key: ''", "api_keys: ''", "api_keys: ['']", "api_keys: []", "api_key: null"]
+)
+def test_an_empty_key_wipes_no_key(tmp_path: Path, empty: str) -> None:
+    entry = {"model_name": "default", "model": "claude-a", "api_keys": ["kept"]}
+    settings = settings_of(tmp_path, f"model_list: {{default: {{{empty}}}}}", {"model_list": [entry]})
+    assert (keys_of(settings), settings.warnings) == ([["kept"]], ())
