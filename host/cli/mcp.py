@@ -31,7 +31,8 @@ app = typer.Typer(
 CALLBACK_PORT: Final = 7624
 PERSON_SECONDS: Final = 600.0
 LOOK_SECONDS: Final = 120.0
-NOT_FOUND: Final = 404
+NONE_THERE: Final = (404, 409)
+"""What the host answers where there is no sign-in, or none is taken."""
 WORDS: Final = {
     "ready": "[green]ready[/]",
     "needs_sign_in": "[yellow]needs sign-in[/]",
@@ -212,7 +213,7 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
         with HostClient(find_target(url, token, os.environ)) as client:
             client.request("DELETE", at("mcp", "servers", name, "sign-in"))
     except HostFault as fault:
-        if fault.status != NOT_FOUND and not (isinstance(entry, dict) and "command" in entry):
+        if fault.status not in NONE_THERE and not (isinstance(entry, dict) and "command" in entry):
             warn(f"A sign-in at {name}, if there is one, stays in the store, encrypted: {fault}")
     said = f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use."
     tell({"name": name, "config": str(path), "restart": True}, said, json=json)

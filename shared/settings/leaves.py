@@ -27,7 +27,7 @@ Keys = tuple[str | int, ...]
 
 NEAR = 0.75
 """How much of two names must be alike for a hint (difflib's ratio)."""
-NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys", "managed_mcp"})
+NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys", "expanded", "managed_mcp"})
 
 
 @dataclass(frozen=True, slots=True)

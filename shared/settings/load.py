@@ -85,6 +85,7 @@ def load(
     ]
     tree["warnings"] = warnings
     expanded = {name for name in reader.expanded if SECRET_NAMES.search(name)}
+    tree["expanded"] = [environ[name] for name in sorted(expanded & environ.keys())]
     tree["secret_names"] = sorted(environ.keys() & (secret_names() | reader.names | expanded))
     origins = Origins({path: name for path, name, _ in given}, security, config)
     settings = _validated(tree, origins, config.faults)

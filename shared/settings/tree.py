@@ -174,6 +174,7 @@ class Settings(Section):
     warnings: tuple[str, ...] = ()
     secret_names: frozenset[str] = frozenset()
     secret_keys: frozenset[str] = frozenset()
+    expanded: tuple[SecretStr, ...] = ()
     managed_mcp: Any = Field(default=None, repr=False)
 
     _zone = field_validator("timezone")(checked_zone)

@@ -60,6 +60,15 @@ def test_passwords_are_secret_in_whatever_address_they_stand(tmp_path: Path) -> 
     assert set(secret_values(settings)) == expected
 
 
+def test_a_variable_whose_name_says_so_is_secret_in_whatever_text_it_is_put(tmp_path: Path) -> None:
+    servers = {
+        "a": {"url": "https://mcp.example/${PLACE}?k=${WIKI_TOKEN}"},
+        "b": {"command": "notes", "args": ["--key=${NOTES_KEY}", "${OTHER_KEY:-none}"]},
+    }
+    values = {"WIKI_TOKEN": "wiki-0123456789", "NOTES_KEY": "notes-0123456789", "PLACE": "place-0123456789"}
+    assert secret_values(settings_of(tmp_path, servers, **values)) == ("notes-0123456789", "wiki-0123456789")
+
+
 def test_the_headers_of_telemetry_are_secret_whole_and_the_token_in_them_alone(tmp_path: Path) -> None:
     value = "Bearer otel-0123456789"
     settings = settings_of(tmp_path, {}, OTEL_EXPORTER_OTLP_HEADERS=f"authorization={value}")
