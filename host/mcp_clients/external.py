@@ -203,7 +203,7 @@ class _Link:
         self._reach = reach
         self._wanted = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._teller = Teller(name, reach.relay)
+        self._teller = Teller(name, reach.relay, judge)
 
     async def wait(self) -> None:
         """Return when the server has answered, failed, or had its time; at once if it hung the last time."""

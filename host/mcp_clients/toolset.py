@@ -140,6 +140,7 @@ class Teller:
 
     server: str
     relay: Relay
+    judge: SchemaJudge
     calls: list[Call] = field(default_factory=list)
     """The requests that the server is at."""
 
@@ -153,9 +154,10 @@ class Teller:
             if given[0] == question["question"]:
                 self.relay.answers.remove(given)
                 content = content_of(form, given[1])
-                if content is None:
-                    self.warn("asked a person, whose answer is no JSON object of the form: it was declined")
-                return content
+                if content is not None and (await self.judge.value(form, content)).value_fault is None:
+                    return content
+                self.warn("asked a person, whose answer doesn't fit the form: it was declined")
+                return None
         if not self.relay.asks or len(self.calls) != 1:
             self.warn(
                 "wanted to ask a person something (elicitation), which is not possible here: it was declined"

@@ -110,16 +110,19 @@ def test_questions_of_a_server_wait_for_a_person_one_after_the_other(
         assert TAKEN == ["Oslo"]
 
 
-def test_an_answer_that_does_not_fit_is_declined(place: tuple[HostProcess, str]) -> None:
+@pytest.mark.parametrize("answer", ["two nights", '{"nights": "two"}', '{"nights": 2.5}'])
+def test_an_answer_that_does_not_fit_is_declined(place: tuple[HostProcess, str], answer: str) -> None:
     TAKEN.clear()
     with place[0].client() as client:
         told = booking(client, "new")
         answered(client, told["requests"][0], "answer", message="Rome")
         paused = goes_on(client, told)
         (second,) = client.get("/approvals", params={"status": "pending"}).json()["approvals"]
-        answered(client, second, "answer", message="two nights")
+        answered(client, second, "answer", message=answer)
         ended = goes_on(client, {**told, "run_id": paused["run_id"]})
         assert (ended["status"], TAKEN) == ("success", [])
+        (warning,) = client.get(f"/runs/{ended['run_id']}").json()["answer"]["warnings"]
+        assert "whose answer doesn't fit the form: it was declined" in warning
 
 
 @pytest.mark.parametrize("server", ["new", "old"])
