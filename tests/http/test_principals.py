@@ -171,15 +171,19 @@ def test_who_one_is(host: HostProcess, operator: httpx2.Client) -> None:
 def test_a_token_has_a_part_of_its_principal_s_scopes_and_loses_what_that_loses(
     host: HostProcess, operator: httpx2.Client
 ) -> None:
-    ann = made(operator, scopes=["chat", "usage"])
+    ann = made(operator, scopes=["chat", "usage", "mcp"])
     beyond = operator.post(f"/principals/{ann['id']}/tokens", json={"scopes": ["chat", "tasks"]})
     assert (beyond.status_code, "tasks" in beyond.json()["error"]) == (400, True)
     token = token_of(operator, ann["id"])
-    assert token["scopes"] == ["chat", "usage"]
-    with host.client(token["token"]) as client:
+    assert token["scopes"] == ["chat", "usage", "mcp"]
+    asked = request(1, "tools/call", {"name": "get_run", "arguments": {"run_id": "run-none"}})
+    with host.client(token["token"]) as client, RawHttp(host, token["token"]) as at_mcp:
+        at_mcp.hello()
         assert client.get("/chat").status_code == 200
-        operator.patch(f"/principals/{ann['id']}", json={"scopes": ["usage"]})
+        assert "Run not found" in at_mcp.say(asked).text
+        operator.patch(f"/principals/{ann['id']}", json={"scopes": ["usage", "mcp"]})
         assert client.get("/chat").status_code == 403
+        assert at_mcp.say(asked).status_code == 403
         assert client.get("/usage").status_code == 200
 
 

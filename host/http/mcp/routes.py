@@ -198,11 +198,12 @@ class McpApi(Api):
         """Serve the handshake era (2025-11-25 and older)."""
         if message.kind == "request" and message.method == "initialize":
             return await self._initialize(request, message)
-        session = self._sessions.find(_session_id(request), request.scope["caller"])
+        caller: Caller = request.scope["caller"]
+        session = self._sessions.find(_session_id(request), caller)
         if session is None:
             raise _no_session()
         if message.kind == "request":
-            return JSON(wire.answer(message, await self._serve(session, message)))
+            return JSON(wire.answer(message, await self._serve(session, caller, message)))
         if message.method == "notifications/cancelled":
             session.cancel(wire.known_id(message.params.get("requestId")))
         return Response(status_code=202)
@@ -221,12 +222,15 @@ class McpApi(Api):
         session = self._sessions.open(caller, version)
         return JSON(body, headers={"Mcp-Session-Id": session.id})
 
-    async def _serve(self, session: McpSession, message: wire.Incoming) -> wire.Outcome:
-        """Return the outcome of a request that its client may cancel."""
+    async def _serve(self, session: McpSession, caller: Caller, message: wire.Incoming) -> wire.Outcome:
+        """Return the outcome of a request that its client may cancel.
+
+        ``caller`` as it is now: its scopes may be fewer than when it opened the session.
+        """
         if message.id in session.running:
             raise wire.Refused(wire.INVALID_REQUEST, "The request id is in use.", request_id=message.id)
         with session.cancellable(message.id):
-            return await self._ask(session.caller, session.version, message)
+            return await self._ask(caller, session.version, message)
         return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
 
     async def _ask(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
