@@ -191,15 +191,16 @@ class SecretFile:
     def set(self, name: str, value: str, *, add: bool) -> None:
         """Set one value; ``add`` puts it beside the ones that a list of keys has already.
 
-        Raises ``SettingsError`` for a name that is no secret's.
+        Raises ``SettingsError`` for a name that is no secret's, and where something else stands above it.
         """
         *path, last = _steps(name)
         node = self._tree
         for step in path:
-            child = node.get(step)
-            if not isinstance(child, dict):
-                child = node[step] = CommentedMap()
-            node = child
+            if node.get(step) is None:
+                node[step] = CommentedMap()
+            node = node[step]
+            if not isinstance(node, dict):
+                raise SettingsError(f"{self.path}: {step} must be a mapping; nothing was changed")
         if last != "api_keys":
             node[last] = value
         elif add and isinstance(node.get(last), list):

@@ -151,6 +151,14 @@ class TestSecrets:
         assert token_of(tmp_path, "one") is None
         assert token_of(tmp_path, "two") == "123:abc"
 
+    def test_what_stands_in_a_secret_s_way_is_not_replaced(self, tmp_path: Path) -> None:
+        text = "model_list:\n  - {model_name: default, api_keys: [sk-1]}\nchannels:\n"
+        path = written(tmp_path, text)
+        refused = secrets(tmp_path, "set", "model_list.default.api_keys", stdin="sk-2\n")
+        assert (refused.returncode, "model_list must be a mapping" in refused.stderr) == (2, True)
+        assert path.read_text() == text
+        assert secrets(tmp_path, "set", "channels.telegram.token", stdin="123:abc\n").returncode == 0
+
     def test_every_secret_that_the_file_may_hold_is_known(self, tmp_path: Path) -> None:
         in_file = [leaf.key for leaf in leaves() if leaf.kind is SecretStr and leaf.in_config]
         names = {*in_file, *ROOT_KEYS, "channels.plugins.irc.secrets.password"}
