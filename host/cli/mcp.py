@@ -81,7 +81,7 @@ def _words(server: dict[str, Any]) -> str:
 def login(
     name: ServerName,
     callback_port: Annotated[
-        int, typer.Option(help="The port on 127.0.0.1 that the browser is sent back to.")
+        int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1 that the browser is sent back to.")
     ] = CALLBACK_PORT,
     url: Url = None,
     token: Token = None,

@@ -78,6 +78,11 @@ def test_a_host_of_another_user_can_read_what_root_changed(tmp_path: Path) -> No
     ]
 
 
+def test_a_port_that_is_none_is_refused(tmp_path: Path) -> None:
+    refused = picoclaw(tmp_path, "mcp", "login", "wiki", "--callback-port", "65536")
+    assert (refused.returncode, "--callback-port" in refused.stderr) == (2, True)
+
+
 def test_a_sign_in_that_no_host_can_forget_is_told(tmp_path: Path) -> None:
     nowhere = {"PICOCLAW_URL": "http://127.0.0.1:1"}
     picoclaw(tmp_path, "mcp", "add", "--transport", "http", "wiki", "https://wiki.example/mcp")
