@@ -281,6 +281,9 @@ def _loosened(settings: Settings) -> Iterator[str]:
             "permissions gate the tools that write files, but exec can write the same files: "
             'without {"tool": "exec", "do": "ask"} (or "deny") they gate nothing'
         )
+    for name, server in settings.tools.mcp.servers.items():
+        for said in server.unused if server.enabled else ():
+            yield f"tools.mcp.servers.{name}: {said}"
     for name, channel in settings.channels.by_name().items():
         if channel.enabled and not channel.allow_from:
             yield f"SECURITY: channel {name} allows everyone (allow_from is empty)"

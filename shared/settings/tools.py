@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -57,6 +58,7 @@ HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OF_THE_CLIENT: Final = frozenset({"content-length", "transfer-encoding"})
 """What says where a request ends is said by who sends it."""
 LONGEST_TIMEOUT_MS: Final = 600_000
+STDIO_ALONE: Final = ("command", "args", "env")
 
 
 def _without_nul(text: str) -> str:
@@ -105,6 +107,14 @@ class McpServer(Section):
         if any("=" in name or "\0" in name + value.get_secret_value() for name, value in env.items()):
             raise ValueError("must be an object of texts: names without =, and no NUL")
         return env
+
+    @property
+    def unused(self) -> list[str]:
+        """What has no effect: fields of the other type, and credentials within the address; as sentences."""
+        names = ("url", "headers", "client_id", "client_secret") if self.type == "stdio" else STDIO_ALONE
+        found = [f"{name} has no effect: its type is {self.type}" for name in names if getattr(self, name)]
+        within = self.type != "stdio" and "@" in urlsplit(self.url or "").netloc
+        return [*found, "the credentials within its url aren't sent: use headers"] if within else found
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

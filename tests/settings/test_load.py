@@ -157,6 +157,25 @@ def test_paths_of_a_list_begin_where_other_paths_do(tmp_path: Path, monkeypatch:
     assert "must not be empty" in fault_in(tmp_path, {"tools": {"allow_read_paths": [""]}})
 
 
+def test_what_a_server_of_its_type_has_no_use_for_is_a_warning(tmp_path: Path) -> None:
+    servers = {
+        "a": {
+            "command": "notes",
+            "headers": {"Authorization": "Bearer x"},
+            "client_id": "me",
+            "env": {"A": "b"},
+        },
+        "b": {"url": "https://me:canary-0123@mcp.example", "args": ["x"], "env": {}},
+        "c": {"url": "https://mcp.example", "args": ["x"], "enabled": False},
+    }
+    assert settings_in(tmp_path, {"tools": {"mcp": {"servers": servers}}}).warnings == (
+        "tools.mcp.servers.a: headers has no effect: its type is stdio",
+        "tools.mcp.servers.a: client_id has no effect: its type is stdio",
+        "tools.mcp.servers.b: args has no effect: its type is http",
+        "tools.mcp.servers.b: the credentials within its url aren't sent: use headers",
+    )
+
+
 def test_an_unknown_name_of_ours_is_a_warning_with_the_nearest(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, None, PICOCLAW_GATEWY_PORT="1")
     assert settings.warnings == (
