@@ -202,8 +202,10 @@ class Attempt:
 
     async def end(self, callback: str) -> None:
         """Take the address that the browser was sent back to; raises InvalidInput, Conflict."""
-        given = {name: values[0] for name, values in parse_qs(urlsplit(callback.strip()).query).items()}
-        if "state" not in given or given["state"] not in parse_qs(urlsplit(self._address).query)["state"]:
+        query = callback.strip().partition("?")[2].partition("#")[0]
+        given = {name: values[0] for name, values in parse_qs(query).items()}
+        expected = parse_qs(urlsplit(self._address).query).get("state", ())
+        if given.get("state") not in expected:
             raise InvalidInput("callback: is not the address that this sign-in leads back to")
         if "error" in given:
             self.give_up()

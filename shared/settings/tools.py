@@ -114,7 +114,7 @@ class McpServer(Section):
         names = ("url", "headers", "client_id", "client_secret") if self.type == "stdio" else STDIO_ALONE
         found = [f"{name} has no effect: its type is {self.type}" for name in names if getattr(self, name)]
         within = self.type != "stdio" and "@" in urlsplit(self.url or "").netloc
-        return [*found, "the credentials within its url aren't sent: use headers"] if within else found
+        return [*found, "credentials don't belong into its url: use headers"] if within else found
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

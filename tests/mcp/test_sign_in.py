@@ -182,7 +182,7 @@ async def test_what_is_pasted_must_be_the_answer_to_this_sign_in(store: Store, t
         sign_in = sign_in_of(config_of(url, store, settings_of(tmp_path)))
         attempt = Attempt(sign_in, BACK, frozenset())
         address = await attempt.begin(group)
-        for wrong in ("", "hello", f"{BACK}?code=x", f"{BACK}?code=x&state=another"):
+        for wrong in ("", "hello", "http://[?state=x", f"{BACK}?code=x", f"{BACK}?code=x&state=another"):
             with pytest.raises(InvalidInput, match="callback"):
                 await attempt.end(wrong)
         state = httpx2.URL(address).params["state"]
@@ -201,5 +201,8 @@ async def test_a_server_that_is_down_or_offers_no_sign_in_says_so(store: Store, 
     sign_in = sign_in_of(config_of("http://127.0.0.1:9/mcp", store, settings_of(tmp_path)))
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
+            attempt = Attempt(sign_in, BACK, frozenset())
             with pytest.raises(Conflict, match="failed"):
-                await Attempt(sign_in, BACK, frozenset()).begin(group)
+                await attempt.begin(group)
+            with pytest.raises(InvalidInput, match="callback"):
+                await attempt.end(f"{BACK}?code=x&state=y")

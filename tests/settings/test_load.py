@@ -172,7 +172,7 @@ def test_what_a_server_of_its_type_has_no_use_for_is_a_warning(tmp_path: Path) -
         "tools.mcp.servers.a: headers has no effect: its type is stdio",
         "tools.mcp.servers.a: client_id has no effect: its type is stdio",
         "tools.mcp.servers.b: args has no effect: its type is http",
-        "tools.mcp.servers.b: the credentials within its url aren't sent: use headers",
+        "tools.mcp.servers.b: credentials don't belong into its url: use headers",
     )
 
 
