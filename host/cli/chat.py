@@ -233,7 +233,7 @@ class Chat:
             return
         try:
             with HostClient(self._client.target) as client:
-                client.request("POST", f"/chat/{view.conversation_id}/cancel")
+                client.request("POST", at("chat", view.conversation_id, "cancel"))
         except HostFault as fault:
             if fault.status != 409:  # it has ended meanwhile
                 err.print(f"[red]{shown(str(fault))}[/]")

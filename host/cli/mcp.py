@@ -172,6 +172,8 @@ def add(
     if transport == "stdio":
         if target[0].startswith(("http://", "https://")):
             fail("An address needs --transport http (or sse).", 2)
+        if client_id:
+            fail("--client-id needs --transport http (or sse).", 2)
         entry: dict[str, Any] = {"type": "stdio", "command": target[0], "args": target[1:]}
     else:
         if len(target) != 1 or not target[0].startswith(("http://", "https://")):

@@ -143,7 +143,7 @@ def _running(policy: SandboxPolicy, line: str) -> list[Answer]:
 def _is_path(subject: str, workspace: Path) -> bool:
     """Return whether a path is meant: it is there, or it is one word that looks like one."""
     looks = subject.startswith(("/", "~", ".")) and len(subject.split()) == 1
-    return looks or os.path.exists(workspace / subject)
+    return looks or (subject != "" and os.path.exists(workspace / subject))
 
 
 files_app = typer.Typer(help="The files of a conversation on a running host.", no_args_is_help=True)

@@ -97,6 +97,7 @@ def test_a_sign_in_that_no_host_can_forget_is_told(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         (("wiki", "https://wiki.example/mcp"), "--transport http"),
+        (("--client-id", "me", "files", "--", "x"), "--client-id needs --transport http"),
         (("-t", "http", "wiki", "wiki.example"), "begins with http"),
         (("picoclaw", "x"), "this name is the built-in server's"),
         (("Ä", "x"), "a name takes"),
