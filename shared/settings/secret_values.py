@@ -105,7 +105,8 @@ def _model_keys(tree: Tree, reader: SecretReader) -> Iterator[str]:
 
 def _server_values(tree: Tree, reader: SecretReader) -> Iterator[str]:
     for name, server in _servers(tree):
-        for key, fault in _server_faults(server, reader):
+        faults = _server_faults(server, reader)
+        for key, fault in faults if server.get("enabled") is not False else ():
             if name.startswith(MANAGED):
                 raise SettingsError(
                     f"managed-mcp.json: mcpServers{name.removeprefix(MANAGED)}.{key}: {fault}"
@@ -125,6 +126,7 @@ def _server_faults(server: Tree, reader: SecretReader) -> list[tuple[str, Secret
             server[key] = _expanded(server[key], read)
         except SecretFault as fault:
             faults.append((key, fault))
+            del server[key]  # as it is written it may be no address
     return faults
 
 

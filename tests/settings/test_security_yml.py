@@ -213,6 +213,20 @@ def test_a_client_secret_has_the_same_forms_and_a_bad_one_leaves_its_server_out(
     assert "its client_secret cannot be used" in settings.warnings[0]
 
 
+@pytest.mark.parametrize(
+    "url", ["${NOT_THERE}/mcp", "https://${NOT_THERE}:${PORT}/mcp", "https://${NOT_THERE}"]
+)
+def test_a_server_whose_address_cannot_be_had_is_left_out_alone(tmp_path: Path, url: str) -> None:
+    server = {"url": url, "headers": {"X": "env://NOT_THERE"}}
+    settings = settings_of(tmp_path, "", {"tools": {"mcp": {"servers": {"wiki": server}}}})
+    assert not settings.tools.mcp.servers["wiki"].enabled
+    assert "url cannot be used: the environment variable NOT_THERE is not set" in settings.warnings[-1]
+    off = {"wiki": {**server, "enabled": False}}
+    (tmp_path / "managed-mcp.json").write_text(json.dumps({"mcpServers": off}))
+    config = {"tools": {"mcp": {"servers": off}}}
+    assert settings_of(tmp_path, "", config, ORG_DIR=str(tmp_path)).warnings == ()
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_TOOLS_URL"])
 def test_a_store_whose_address_cannot_be_had_is_no_other_store(tmp_path: Path, name: str) -> None:
     for value in ("file://not-there", "env://NOT_THERE", "enc://AAAA", "postgresql://a:${NOT_THERE}@db/pico"):
