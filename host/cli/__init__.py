@@ -131,8 +131,11 @@ def become_tool_server() -> NoReturn:
     """Run the tool server on standard input and output.
 
     It replaces this process: standard streams, environment and process id stay. ``-P``: nothing is imported
-    from the directory an agent happens to start it in.
+    from the directory an agent happens to start it in. What stands for a stream that the caller closed stays,
+    too: the store's files must not get its number.
     """
+    for stream in (0, 1, 2):
+        os.set_inheritable(stream, True)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mcp_server"])  # noqa: S606 - no shell is what we want
 
 

@@ -64,6 +64,16 @@ async def test_without_a_host_it_serves_alone(database: Path) -> None:
         assert await server.end() == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", "</dev/null >&-", "</dev/null 2>&-", "<&- >&- 2>&-"])
+def test_no_file_of_the_store_gets_the_number_of_a_stream_that_is_closed(database: Path, closed: str) -> None:
+    words = f"exec {sys.executable} -m host.cli mcp {closed}"
+    for _ in range(2):
+        ended = subprocess.run(
+            ["/bin/sh", "-c", words], env=environment(database, "laptop"), capture_output=True, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
 async def test_a_door_that_nobody_stands_behind_is_passed_by(database: Path, store: Store) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(str(database) + ".mcp")
