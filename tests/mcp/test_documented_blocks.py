@@ -208,4 +208,4 @@ async def test_codex_attaches_by_both_blocks(host: HostProcess, token: str, tmp_
         process.kill()
     (answer,) = [json.loads(line) for line in rest.splitlines() if b'"id":2' in line]
     found = {server["name"]: len(server["tools"]) for server in answer["result"]["data"]}
-    assert found == {"picoclaw": 9, "by_http": 9}
+    assert found == {"picoclaw": 12, "by_http": 12}
