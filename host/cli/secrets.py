@@ -22,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from host.cli.client import Json
-from host.cli.terminal import fail, shown, table, tell
+from host.cli.terminal import fail, shown, table, tell, warn
 from shared.secrets import IN_FILE, SEALED, Sealer, has_variable, unseal
 from shared.settings import SettingsError
 from shared.settings.files import read_text
@@ -105,6 +105,9 @@ def rotate(json: Json = False) -> None:
         for spot, value in zip(sealed, values, strict=True):
             spot.write(sealer.seal(value))
         file.save()
+    config = config_path(os.environ)
+    if SEALED in (read_text(config) or ""):
+        warn(f"{config} has encrypted values too, which stay as they are: move them to {NAME}")
     tell({"encrypted": len(sealed)}, f"{len(sealed)} encrypted anew.", json=json)
 
 
@@ -185,8 +188,9 @@ class SecretFile:
             raise SettingsError(f"{path} must hold a mapping")
 
     def spots(self) -> list[Spot]:
-        """Return every place that holds a secret value, in the file's order."""
-        return [spot for spot in _walk("", self._tree) if _is_secret(spot.name)]
+        """Return every place that holds a secret value, in the file's order; what is encrypted is one."""
+        found = _walk("", self._tree)
+        return [spot for spot in found if _is_secret(spot.name) or spot.value.startswith(SEALED)]
 
     def set(self, name: str, value: str, *, add: bool) -> None:
         """Set one value; ``add`` puts it beside the ones that a list of keys has already.

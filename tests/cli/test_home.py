@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from host.cli.client import find_target
-from shared.secrets import unseal
+from shared.secrets import Sealer, unseal
 from shared.settings import load
 from shared.settings.leaves import leaves
 from shared.settings.security_yml import ROOT_KEYS
@@ -150,6 +150,17 @@ class TestSecrets:
         assert secrets(tmp_path, "rotate", **both).stdout == "5 encrypted anew.\n"
         assert token_of(tmp_path, "one") is None
         assert token_of(tmp_path, "two") == "123:abc"
+
+    def test_no_encrypted_value_is_left_behind_in_silence(self, tmp_path: Path) -> None:
+        sealed = Sealer("one").seal("value")
+        path = written(tmp_path, f"tools: {{mcp: {{servers: {{a: {{headers: {{X.Y: '{sealed}'}}}}}}}}}}\n")
+        server = {"url": "https://mcp.example", "headers": {"X": sealed}}
+        (tmp_path / "config.json").write_text(json.dumps({"tools": {"mcp": {"servers": {"a": server}}}}))
+        both = {"PICOCLAW_KEY_PASSPHRASE": "one", "PICOCLAW_NEW_KEY_PASSPHRASE": "two"}
+        rotated = secrets(tmp_path, "rotate", **both)
+        assert rotated.stdout == "1 encrypted anew.\n"
+        assert "config.json has encrypted values too, which stay as they are" in rotated.stderr
+        assert unseal(path.read_text().split("'")[1], "two") == "value"
 
     def test_what_stands_in_a_secret_s_way_is_not_replaced(self, tmp_path: Path) -> None:
         text = "model_list:\n  - {model_name: default, api_keys: [sk-1]}\nchannels:\n"
