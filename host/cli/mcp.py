@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.text import Text
 
-from host.cli.client import HostClient, Json, Token, Url, asking, at, find_target, host, surroundings
+from host.cli.client import HostClient, Json, Target, Token, Url, asking, at, find_target, host, surroundings
 from host.cli.secrets import SecretFile, rewrite
 from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell, warn
 from host.mcp_clients.server_config import parse_servers
@@ -211,14 +211,19 @@ def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = 
     if file.remove(f"tools.mcp.servers.{name}"):
         file.save()
     rewrite(path, jsons.dumps(tree, indented=True) + "\n", private=False)
-    try:
-        with HostClient(find_target(url, token, os.environ)) as client:
-            client.request("DELETE", at("mcp", "servers", name, "sign-in"))
-    except HostFault as fault:
-        if fault.status not in NONE_THERE and not (isinstance(entry, dict) and "command" in entry):
-            warn(f"A sign-in at {name}, if there is one, stays in the store, encrypted: {fault}")
+    if not (isinstance(entry, dict) and "command" in entry):
+        _sign_out(name, find_target(url, token, os.environ))
     said = f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use."
     tell({"name": name, "config": str(path), "restart": True}, said, json=json)
+
+
+def _sign_out(name: str, target: Target) -> None:
+    try:
+        with HostClient(target) as client:
+            client.request("DELETE", at("mcp", "servers", name, "sign-in"))
+    except HostFault as fault:
+        if fault.status not in NONE_THERE:
+            warn(f"A sign-in at {name}, if there is one, stays in the store, encrypted: {fault}")
 
 
 def _pairs(given: list[str] | None, mark: str, option: str) -> dict[str, str]:

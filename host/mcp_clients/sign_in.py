@@ -204,8 +204,7 @@ class Attempt:
         """Take the address that the browser was sent back to; raises InvalidInput, Conflict."""
         query = callback.strip().partition("?")[2].partition("#")[0]
         given = {name: values[0] for name, values in parse_qs(query).items()}
-        expected = parse_qs(urlsplit(self._address).query).get("state", ())
-        if given.get("state") not in expected:
+        if given.get("state") not in parse_qs(urlsplit(self._address).query).get("state", ()):
             raise InvalidInput("callback: is not the address that this sign-in leads back to")
         if "error" in given:
             self.give_up()

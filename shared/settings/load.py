@@ -143,7 +143,7 @@ def _place_paths(tree: Tree, environ: Mapping[str, str], config_dir: Path) -> No
     ``~`` is the user's home; other relative paths start at the config file's directory (the environment's
     were anchored at the working directory when they were read).
     """
-    home = home_of(environ)
+    tree["home"] = str(home := home_of(environ))
     for leaf in leaves():
         _make_nodes(tree, leaf.path[:-1])
         value = get(tree, leaf.path)
@@ -153,7 +153,6 @@ def _place_paths(tree: Tree, environ: Mapping[str, str], config_dir: Path) -> No
             put(tree, leaf.path, str(_absolute(value, environ, config_dir)))
         elif leaf.is_paths and isinstance(value, list):
             put(tree, leaf.path, [_placed(path, environ, config_dir) for path in value])
-    tree["home"] = str(home)
 
 
 def _placed(path: Any, environ: Mapping[str, str], base: Path) -> Any:

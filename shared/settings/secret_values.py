@@ -70,10 +70,7 @@ def managed_servers(org_dir: str | None, warnings: list[str]) -> Any:
 
 def _fields(tree: Tree, reader: SecretReader) -> Iterator[str]:
     for leaf in leaves():
-        if leaf.kind is not SecretStr:
-            continue
-        value = get(tree, leaf.path)
-        if not isinstance(value, str):
+        if leaf.kind is not SecretStr or not isinstance(value := get(tree, leaf.path), str):
             continue
         node = get(tree, leaf.path[:-1])
         try:
