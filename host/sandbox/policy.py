@@ -35,7 +35,8 @@ OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".
 OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
 READ_ONLY_RULE: Final = (
     "What agents obey (persona, memory, skills) is changed by conversations that the operator's token began "
-    "and by private chats of a channel's owners; HEARTBEAT.md by the main conversation."
+    "and by private chats of a channel's owners; HEARTBEAT.md by the main conversation alone, where the "
+    "heartbeat is on."
 )
 
 
@@ -174,6 +175,8 @@ def obeyed_names(settings: Settings) -> tuple[str, ...]:
     workspace, skills = settings.memory_dir.resolve(), settings.skills_dir.resolve()
     if skills != workspace and skills.is_relative_to(workspace):
         names.append(str(skills.relative_to(workspace)))
+    if not settings.heartbeat.enabled:  # what lies there is obeyed once it is
+        names += OBEYED_AS_MAIN
     return tuple(dict.fromkeys(names))
 
 

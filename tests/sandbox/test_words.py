@@ -245,32 +245,53 @@ async def test_before_its_tools_are_asked_for_a_conversation_is_a_stranger(
 
 
 async def test_links_to_what_is_obeyed_lead_to_what_is_guarded(words: Path, sandbox: Sandbox) -> None:
-    (words / "AGENT.md").symlink_to("docs/persona.md")
-    (words / "docs").mkdir()
-    (words / "docs/persona.md").write_text("words\n")
+    links = {"CLAUDE.md": "by/name", "by/name": "../docs/persona.md", "AGENT.md": "alias/persona.md"}
+    links |= {"alias": "docs", "skills/linked": "../repository/skill"}
+    (words / "CLAUDE.md").unlink()
+    for place in ("docs/persona.md", "repository/skill/SKILL.md", "by/free"):
+        (words / place).parent.mkdir(parents=True)
+        (words / place).write_text("words\n")
+    for name, target in links.items():
+        (words / name).symlink_to(target)
     stranger = toolset(sandbox, "stranger", trust=Trust.UNTRUSTED)
     for attempt in (
         "echo evil > docs/persona.md",
         "mv docs other; mkdir docs; echo evil > docs/persona.md",
         "rm -rf docs",
         "echo evil > AGENT.md",
+        "rm by/name; echo evil > by/free; mv -f by/free by/name",
+        "mkdir evil; echo evil > evil/persona.md; rm alias; ln -sfn evil alias; mv -fT evil alias",
+        "echo evil > repository/skill/SKILL.md; echo > repository/skill/new; mv repository r",
     ):
         await stranger.call("exec", {"command": attempt})
-        assert (words / "docs/persona.md").read_text() == "words\n", attempt
-    assert (
-        await stranger.call("write_file", {"path": "docs/persona.md", "content": "x", "overwrite": True})
-    ).is_error
+        for name in ("CLAUDE.md", "AGENT.md", "skills/linked/SKILL.md"):
+            assert (words / name).read_text() == "words\n", attempt
+    assert os.listdir(words / "skills/linked") == ["SKILL.md"]
+    for path in ("docs/persona.md", "by/name", "alias", "skills/linked/SKILL.md"):
+        wanted = {"path": path, "content": "x", "overwrite": True}
+        assert (await stranger.call("write_file", wanted)).is_error, path
+    assert not (await stranger.call("exec", {"command": "echo > repository/free; echo > by/free"})).is_error
 
 
 @pytest.mark.parametrize(("skills", "named"), [("own-skills", True), ("", False), ("../elsewhere", False)])
 def test_a_directory_of_skills_within_the_workspace_may_not_be_changed_either(
     tmp_path: Path, skills: str, named: bool
 ) -> None:
-    workspace = tmp_path / "ws"
-    places = {"MEMORY_DIR": str(workspace), "SKILLS_DIR": str(workspace / skills)}
-    settings = load({"PICOCLAW_HOME": str(tmp_path), "HOME": str(tmp_path), **places})
-    assert settings.memory_dir == workspace
-    assert sandbox_policy(settings, ()).obeyed == (*OBEYED, *(["own-skills"] if named else []))
+    places = {"MEMORY_DIR": str(tmp_path / "ws"), "SKILLS_DIR": str(tmp_path / "ws" / skills)}
+    assert ("own-skills" in policy_of(tmp_path, places).obeyed) is named
+
+
+@pytest.mark.parametrize(("heartbeat", "guarded"), [("true", Trust.TRUSTED), ("false", Trust.UNTRUSTED)])
+def test_what_a_heartbeat_will_do_is_never_a_stranger_s_to_say(
+    tmp_path: Path, heartbeat: str, guarded: Trust
+) -> None:
+    policy = policy_of(tmp_path, {"PICOCLAW_HEARTBEAT_ENABLED": heartbeat})
+    closed_to = [trust for trust in Trust if FILE in policy.read_only(trust)]
+    assert closed_to == [trust for trust in Trust if trust <= guarded]
+
+
+def policy_of(home: Path, environment: dict[str, str]) -> SandboxPolicy:
+    return sandbox_policy(load({"PICOCLAW_HOME": str(home), "HOME": str(home), **environment}), ())
 
 
 async def test_a_stranger_gives_a_link_or_what_it_leads_to_another_name(stranger: SandboxToolset) -> None:

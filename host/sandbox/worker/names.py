@@ -1,10 +1,12 @@
 """Names of files as people and models read them, those that only look alike, and those that are read-only."""
 
+import contextlib
 import errno
 import json
 import os
+import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from . import syscalls
@@ -110,41 +112,76 @@ def explain(path: str, error: OSError) -> str:
 
 
 READ_ONLY: Final = "is read-only in this conversation"
+_MOST_LINKS: Final = 40  # path_resolution(7)
 
 
 class Words:
-    """What is obeyed, by names relative to the workspace; nothing without names."""
+    """What is obeyed, by names relative to the workspace; nothing without names.
 
-    def __init__(self, workspace: str, names: Iterable[str]) -> None:
+    ``besides``: names of directories that are covered too, wherever links in them lead.
+    """
+
+    def __init__(self, workspace: str, names: Iterable[str], besides: Iterable[str] = ()) -> None:
         self._workspace = os.path.realpath(workspace)
         self._names = tuple(names)
+        self._besides = tuple(besides)
 
     def __bool__(self) -> bool:
-        return bool(self._names)
+        return bool(self._names or self._besides)
 
     def cover(self, path: str) -> bool:
         """Return whether changing a name, by its real path, would change what is obeyed: it is one of them,
         beneath or above one. Letter case is passed over, as some file systems do.
         """
         mine = f"{path.casefold()}/"
-        return self.hold(path) or any(f"{theirs}/".startswith(mine) for theirs in self._paths())
+        return any(mine.startswith(theirs) or theirs.startswith(mine) for theirs in self._paths())
 
     def hold(self, path: str) -> bool:
         """Return whether a file, by its real path, is one of them or beneath one."""
         mine = f"{path.casefold()}/"
-        return any(mine.startswith(f"{theirs}/") for theirs in self._paths())
+        return any(mine.startswith(theirs) for theirs in self._paths())
 
     def cover_entry(self, directory: int, name: str) -> bool:
         """Return ``cover`` of a name in a directory that is held open."""
-        return bool(self._names) and self.cover(f"{real_path(directory)}/{name}")
+        return bool(self) and self.cover(f"{real_path(directory)}/{name}")
 
-    def _paths(self) -> Iterable[str]:
-        """Yield them, and where links among them lead now."""
-        for name in self._names:
+    def _paths(self) -> Iterator[str]:
+        """Yield them, and what links of these names and in these directories lead through and to now, each
+        with a slash behind it.
+        """
+        for name in (*self._besides, *self._names):
             path = f"{self._workspace}/{name}"
-            yield path.casefold()
-            if os.path.islink(path):
-                yield os.path.realpath(path).casefold()
+            yield f"{path}/".casefold()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                for link in _links(path, inside=name not in self._besides):
+                    yield from (f"{place}/".casefold() for place in _way(link))
+
+
+def _links(path: str, *, inside: bool) -> Iterator[str]:
+    """Yield a path that is a link, and where it is a directory the links in that, if they count too."""
+    kind = os.lstat(path).st_mode
+    if stat.S_ISLNK(kind):
+        yield path
+    if inside and not stat.S_ISREG(kind):
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            yield from [entry.path for entry in entries if entry.is_symlink()]
+
+
+def _way(path: str) -> Iterator[str]:
+    """Yield every link that a path leads through, and where it ends."""
+    at, rest, left = "", path.split("/")[::-1], _MOST_LINKS
+    while rest and left:
+        name = rest.pop()
+        if name == "..":
+            at = at.rpartition("/")[0]
+        elif name not in ("", "."):
+            above, at = at, f"{at}/{name}"
+            if os.path.islink(at):
+                yield at
+                target, left = os.readlink(at), left - 1
+                at = "" if target.startswith("/") else above
+                rest += target.split("/")[::-1]
+    yield at
 
 
 def real_path(descriptor: int) -> str:

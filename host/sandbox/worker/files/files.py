@@ -42,7 +42,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     known = root_paths(config, place)
     quota = Quota(config) if config.counted else None
     words = Words(place.workspace, place.words)
-    kept = Words(place.workspace, (*place.words, ARCHIVE))
+    kept = Words(place.workspace, place.words, (ARCHIVE,))
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
         root = PrivateRoot(config, place.workspace)
