@@ -20,12 +20,13 @@ def test_the_page_of_the_command_line_is_what_the_commands_say() -> None:
 def test_every_error_code_is_on_the_page_with_its_status() -> None:
     refused, ended = page_text("errors.md").split("## Codes of ended runs")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", refused, re.M))
-    for kind in below(PicoError):
-        assert rows[kind.code] == str(kind.status), kind
+    found = set(raised())
+    assert found == {(code, rows.get(code)) for code, _ in found}
     endings = set(re.findall(r"^\| `(\w+)` \|", ended, re.M))
     assert endings >= {kind.code for kind in below(Ending)} | {"interrupted", "retryable"}
     assert {code for code in codes() if code not in rows} <= endings
-    assert set(rows) - set(codes()) == {"invalid_api_key", "insufficient_quota"}
+    told = {*codes(), *(code for code, _ in found)}
+    assert set(rows) - told == {"invalid_api_key", "insufficient_quota"}
 
 
 def test_every_event_of_a_stream_is_on_the_page() -> None:
@@ -53,6 +54,23 @@ def codes() -> set[str]:
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
             found.add(text(node.value))
     return found - {""}
+
+
+def raised() -> Iterator[tuple[str, str]]:
+    """Yield the codes of refused requests with their status: of errors, of what is raised with a code of its
+    own, and of what a connection answers itself.
+    """
+    statuses = {kind.__name__: str(kind.status) for kind in below(PicoError)} | {"PicoError": "500"}
+    yield from ((kind.code, str(kind.status)) for kind in below(PicoError))
+    for node in nodes():
+        if isinstance(node, ast.Call) and (status := statuses.get(ast.unparse(node.func).split(".")[-1])):
+            own = [text(each.value) for each in node.keywords if each.arg == "code"]
+            yield from ((code, status) for code in own if code)
+        elif isinstance(node, ast.Tuple | ast.Call):
+            parts = node.elts if isinstance(node, ast.Tuple) else node.args
+            match [ast.unparse(part) for part in parts[:2]]:
+                case [status, code] if re.fullmatch(r"[45]\d\d '\w+'", f"{status} {code}"):
+                    yield code.strip("'"), status
 
 
 def emitted() -> set[str]:
