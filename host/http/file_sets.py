@@ -178,10 +178,13 @@ NAMES_AT_ONCE: Final = 500
 """Names that are looked at before their files are sent."""
 LEFT_OUT: Final = "LEFT-OUT.txt"
 """Stands last in an archive that lacks something."""
-INCOMPLETE: Final = (
-    b"This archive is incomplete: it has at most 100,000 names, and none that is not UTF-8 or "
-    b"that may not be read. Links are left out of every archive.\n"
+INCOMPLETE: Final = "This archive is incomplete. Links are left out of every archive."
+UNSEEN: Final = (
+    "Not everything could be looked at: more than 100,000 names, more than 32 levels, a directory that can't "
+    "be read, or a name that isn't UTF-8."
 )
+MOST_NAMED: Final = 1000
+"""Files that are said to be left out."""
 _TAR_BLOCK: Final = 512
 _TAR_END: Final = bytes(2 * _TAR_BLOCK)
 
@@ -200,6 +203,7 @@ class TarDownload(Streamed):
         self._prefix = prefix
         self._held = contextlib.ExitStack()
         self._incomplete = False
+        self._left_out: list[str] = []
         self._page: list[dict[str, Any]] = []
 
     async def begin(self, held: contextlib.ExitStack) -> None:
@@ -218,10 +222,18 @@ class TarDownload(Streamed):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             more = len(self._page) > NAMES_AT_ONCE
             await self._look(self._page[NAMES_AT_ONCE - 1]["path"] if more else None)
-        size = len(INCOMPLETE)
-        note = _header(LEFT_OUT, size) + INCOMPLETE + _padding(size) if self._incomplete else b""
-        await send({"type": "http.response.body", "body": note + _TAR_END, "more_body": True})
+        await send({"type": "http.response.body", "body": self._note() + _TAR_END, "more_body": True})
         return True
+
+    def _leave_out(self, sentence: str) -> None:
+        if len(self._left_out) <= MOST_NAMED:
+            self._left_out.append(sentence if len(self._left_out) < MOST_NAMED else "and more")
+
+    def _note(self) -> bytes:
+        if not (self._left_out or self._incomplete):
+            return b""
+        note = "\n".join([INCOMPLETE, *[UNSEEN] * self._incomplete, *self._left_out, ""]).encode()
+        return _header(LEFT_OUT, len(note)) + note + _padding(len(note))
 
     async def _look(self, after: str | None) -> None:
         if after is None:
@@ -237,14 +249,15 @@ class TarDownload(Streamed):
         """Yield the bytes of an entry; None: it changed, so what was sent of it is no archive."""
         if entry["type"] == "directory":
             yield _header(entry["path"], 0, entry["modified_ms"], directory=True)
-        if entry["type"] != "file":
+        if entry["type"] not in ("file", "other"):
             return
         try:
             with refusals():
                 found = await self._sandbox.file(self._workspace, "open_file", {"path": entry["path"]})
         except PicoError as error:
             # One that is gone meanwhile was never there.
-            self._incomplete = self._incomplete or not isinstance(error, NotFound)
+            if not isinstance(error, NotFound):
+                self._leave_out(error.message.removeprefix("path: "))
             return
         try:
             status = os.fstat(found["descriptor"])

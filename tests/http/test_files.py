@@ -435,12 +435,28 @@ def test_a_folder_comes_as_an_archive(client: httpx2.Client, workspace: Path) ->
     (workspace / os.fsdecode(b"results/\xff")).write_bytes(b"x")
     told = opened(client.get("/chat/main/files", params={"prefix": "results/", "format": "tar"}))
     said = told.pop("LEFT-OUT.txt") or b""
-    assert b"incomplete" in said
-    assert said.endswith(b"Links are left out of every archive.\n")
+    assert said.splitlines()[0].endswith(b"Links are left out of every archive.")
+    assert said.endswith(b"a name that isn't UTF-8.\n")
     assert told == found
     bad = client.get("/chat/main/files", params={"prefix": "results/", "format": "zip"})
     assert (bad.status_code, bad.json()["error"].partition(":")[0]) == (400, "format")
     assert code(client.get("/chat/main/files?prefix=nothing/&format=tar")) == (404, "not_found")
+
+
+def test_an_archive_names_the_files_that_it_lacks(client: httpx2.Client, workspace: Path) -> None:
+    folder = workspace / "parts"
+    folder.mkdir()
+    for name in ("here", "one"):
+        (folder / name).write_text(name)
+    os.link(folder / "one", folder / "two")
+    os.mkfifo(folder / "pipe")
+    found = opened(client.get("/chat/main/files", params={"prefix": "parts/", "format": "tar"}))
+    assert (found.pop("LEFT-OUT.txt") or b"").decode().splitlines()[1:] == [
+        "parts/one has several hard links, one of which may lie outside the workspace",
+        "parts/pipe is not a regular file (fifo)",
+        "parts/two has several hard links, one of which may lie outside the workspace",
+    ]
+    assert found == {"parts/here": b"here"}
 
 
 def test_what_moves_and_what_is_refused_is_counted(client: httpx2.Client) -> None:
