@@ -188,7 +188,8 @@ class Intake:
         files: list[NewFile] = []
         for number, each in enumerate(asked):
             where = f"attachments.{number}"
-            room = LARGEST_OF_ALL - sum(len(file.data) for file in files)
+            # What is shown of the workspace takes no room from what is brought.
+            room = LARGEST_OF_ALL - sum(len(file.data) for file in files if each.path or file.path is None)
             if isinstance(each, AttachmentRequest):
                 files.append(await self._file(each, where, workspace, room))
             else:

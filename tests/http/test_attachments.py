@@ -186,6 +186,14 @@ def test_a_picture_of_the_workspace_beyond_what_is_shown_is_a_line_with_the_reas
     assert of_kind(shown(model), "image") == []
 
 
+def test_what_is_shown_of_the_workspace_takes_no_room_from_what_comes_along(client: httpx2.Client) -> None:
+    client.put("/chat/main/files/in/broken.pdf", content=b"%PDF-" + bytes(18 << 20))
+    along = {"name": "a.bin", "data": encoded(bytes(3 << 20))}
+    for attachments in ([{"path": "in/broken.pdf"}, along], [along, {"path": "in/broken.pdf"}]):
+        answer = client.post("/chat", json={"message": "look", "attachments": attachments})
+        assert answer.status_code == 200, answer.text
+
+
 def test_where_no_inbox_can_be_a_message_with_a_file_is_refused_or_says_what_kept_it(
     client: httpx2.Client, workspace: Path
 ) -> None:
