@@ -84,11 +84,13 @@ async def listed(client: Client, heard: Heard) -> list[Any]:
     cursors: list[str] = []
     while True:
         page = await client.list_tools(cursor=cursors[-1] if cursors else None)
-        if not page.next_cursor:  # some say the end with an empty one
-            return heard.tools
-        if page.next_cursor in cursors or len(cursors) > MOST_PAGES or len(heard.tools) > MOST_TOOLS:
+        following = page.next_cursor or ""  # some say the end with an empty one
+        endless = following in cursors or (following and len(cursors) + 1 >= MOST_PAGES)
+        if endless or len(heard.tools) > MOST_TOOLS:
             raise TooManyTools
-        cursors.append(page.next_cursor)
+        if not following:
+            return heard.tools
+        cursors.append(following)
 
 
 def header_fault(raw: Mapping[str, Any]) -> str | None:

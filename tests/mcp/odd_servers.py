@@ -23,7 +23,8 @@ class OddServer:
     """One server: ``tools`` is its list, ``answer`` its result of every call, ``error`` stands in its place.
 
     ``status`` answers every request alone; ``as_event`` wraps answers as server-sent
-    events, behind those of ``before``; ``mute``: it never answers; ``cursor``: of its list's next page.
+    events, behind those of ``before``; ``mute``: it never answers; ``cursor``: of its list's next page, again
+    and again; ``pages``: empty ones that come before its list.
     """
 
     tools: Any = field(default_factory=list)
@@ -35,6 +36,7 @@ class OddServer:
     as_event: bool = False
     mute: bool = False
     cursor: str | None = None
+    pages: int = 0
     before: list[dict[str, Any]] = field(default_factory=list)
     replies: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +71,9 @@ class OddServer:
                 able: dict[str, Any] = {"tools": {}, "resources": {}}
                 result = {"protocolVersion": self.version, "capabilities": able, "serverInfo": info}
                 return {"result": result}
+            case "tools/list" if self.pages:
+                self.pages -= 1
+                return {"result": {"tools": [], "nextCursor": f"{self.pages} more"}}
             case "tools/list":
                 return {"result": {"tools": self.tools, "nextCursor": self.cursor}}
             case "tools/call":

@@ -299,6 +299,17 @@ async def test_a_program_that_says_something_else_is_late_and_what_it_said_is_sh
     assert 'it said what is no message of the protocol: "Name:"' in problem
 
 
+@pytest.mark.parametrize(("tools", "pages"), [(1000, 0), (1, 99), (1001, 0), (1, 100)])
+async def test_a_list_has_at_most_1000_tools_on_100_pages(tools: int, pages: int) -> None:
+    async with odd(OddServer([tool(f"t{number}") for number in range(tools)], pages=pages)) as found:
+        if tools <= 1000 and pages < 100:
+            assert (found.problems, len(names(found))) == ([], tools)
+        else:
+            assert names(found) == []
+            (problem,) = found.problems
+            assert "lists more tools than can be offered" in problem
+
+
 async def test_an_empty_cursor_ends_the_list() -> None:
     async with odd(OddServer([tool("a")], cursor="")) as found:
         assert (names(found), found.problems) == (["mcp__odd__a"], [])
