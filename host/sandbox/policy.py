@@ -34,9 +34,9 @@ class Limits:
 OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".claude")
 OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
 READ_ONLY_RULE: Final = (
-    "What agents obey (persona, memory, skills) is changed by conversations that the operator's token began "
-    "and by private chats of a channel's owners; HEARTBEAT.md by the main conversation alone, where the "
-    "heartbeat is on."
+    "What agents obey (persona, memory, skills) is changed by conversations that API_TOKEN or another token "
+    "for chats began and by private chats of a channel's owners; HEARTBEAT.md by the main conversation, "
+    "where the heartbeat is on."
 )
 
 
