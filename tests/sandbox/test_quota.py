@@ -240,6 +240,43 @@ async def test_what_is_counted_behind_a_file_with_several_names_counts_too(sandb
     assert 5 * MIB <= used["used"] < 6 * MIB
 
 
+IN_DEPTHS = """python3 -c '
+import os
+for _ in range({}):
+    os.mkdir("n" * 250)
+    os.mkdir("beside")
+    os.chdir("n" * 250)
+open("big", "wb").write(bytes(8 << 20))'"""
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "mkdir d; head -c 8M /dev/zero > d/big; chmod 000 d",
+        "mkdir d; head -c 8M /dev/zero > d/big; chmod 400 d",
+        "mkdir -p d/e; head -c 8M /dev/zero > d/e/big; chmod 100 d/e d",
+        "head -c 8M /dev/zero > big; chmod 000 .",
+        IN_DEPTHS.format(40),
+    ],
+    ids=["closed", "listed only", "entered only", "the workspace itself", "deep"],
+)
+async def test_what_is_hidden_from_whoever_looks_is_counted(sandbox: Sandbox, hide: str) -> None:
+    await run(bounded(sandbox, most=0), hide)
+    workspace = bounded(sandbox)._workspace
+    used = (await sandbox.file(workspace, "usage", {"max_age_s": 0}))["used"]
+    assert 8 * MIB <= used < 9 * MIB
+
+
+async def test_a_workspace_with_directories_too_deep_to_be_counted_is_full_until_they_go(
+    sandbox: Sandbox,
+) -> None:
+    await run(bounded(sandbox, most=0), IN_DEPTHS.format(1000))
+    tools = bounded(sandbox)
+    assert (await tools.call("write_file", {"path": "x", "content": "x"})).is_error
+    assert "workspace_full" in await run(tools, "rm -rf n*")
+    assert not (await tools.call("write_file", {"path": "x", "content": "x"})).is_error
+
+
 async def test_a_full_workspace_takes_a_file_in_place_of_one_as_long(sandbox: Sandbox) -> None:
     await run(bounded(sandbox, most=0), "head -c 12M /dev/zero > big; printf first > note")
     workspace = bounded(sandbox, most=8 * MIB)._workspace

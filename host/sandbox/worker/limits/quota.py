@@ -7,8 +7,10 @@ part of the time.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -17,8 +19,9 @@ from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine import workspaces
-from ..frames import HOME, Config
+from ..frames import HOME, Config, close_all
 from ..names import Refused
+from ..syscalls import held
 from . import tree
 
 RESERVE: Final = 128 << 20  # bytes that stay free, or a sixteenth of a small file system
@@ -28,6 +31,10 @@ _STEP: Final = 16 << 20  # bytes by which the free space shrinks until files are
 _STEP_FILES: Final = 16_384
 _COUNTING_SHARE: Final = 4
 BLOCK: Final = 512  # st_blocks, stat(2)
+_LONGEST: Final = 2000  # characters of a path from one open directory; no call takes more than PATH_MAX
+_MOST_BASES: Final = 100
+_LEGIBLE: Final = stat.S_IRUSR | stat.S_IXUSR
+_TRIES: Final = 10
 
 
 class Space:
@@ -58,8 +65,8 @@ class Space:
         """Return whether the files, with the nameless ones of processes below ``root``, are too many."""
         free, files, reserve, most_files = self._left()
         self._free, self._free_files = max(free, self._free), max(files, self._free_files)
-        # what is mapped without a name, or in a closed directory, can't be counted: near the end, whoever
-        # took a good part of the rest is stopped
+        # what is mapped without a name can't be counted: near the end, whoever took a good part of the rest
+        # is stopped
         if free < reserve and self._begun - free > free // 8:
             return True
         now = time.monotonic()
@@ -68,7 +75,10 @@ class Space:
         if not shrunk or now < self._count_again:
             return False
         self._free, self._free_files = free, files
-        used, count = _used(self._temporary, root)
+        try:
+            used, count = _used(self._temporary, root)
+        except TooDeep:
+            return True
         self._count_again = now + _COUNTING_SHARE * (time.monotonic() - now)
         return used > min(self._most, free - reserve) or count > most_files
 
@@ -80,7 +90,9 @@ class Space:
 
 
 def _used(directory: str, root: int) -> tuple[int, int]:
-    """Return bytes and number of files below a directory, and of nameless ones on its file system."""
+    """Return bytes and number of files below a directory, and of nameless ones on its file system. Raises
+    ``TooDeep``.
+    """
     device = os.stat(directory).st_dev
     total = count = 0
     for status in chain(below(directory), nameless(root, device)):
@@ -91,15 +103,59 @@ def _used(directory: str, root: int) -> tuple[int, int]:
     return total, count
 
 
+class TooDeep(Exception):
+    """Directories lie too deep in each other to be counted."""
+
+
 def below(directory: str) -> Iterator[os.stat_result]:
-    """Yield all files below a directory, as far as it can be read."""
-    pending = [directory]
-    while pending:
-        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                yield entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+    """Yield all files below a directory, also in what its owner has closed. Raises ``TooDeep``."""
+    bases, pending = list[int](), [(0, directory)]
+    try:
+        while pending:
+            number, path = pending.pop()
+            close_all(bases[number:])  # the last comes first: what lies below these is done
+            del bases[number:]
+            with contextlib.suppress(OSError), held(_opened(path, bases)) as here:
+                path = _from_here(path, here, bases)
+                for name, status in _entries(here):
+                    yield status
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append((len(bases), f"{path}/{name}"))
+    finally:
+        close_all(bases)
+
+
+def _from_here(path: str, here: int, bases: list[int]) -> str:
+    """Return how paths below a directory begin: at a base of its own where they would grow too long."""
+    if bases and len(path) <= _LONGEST:
+        return path
+    if len(bases) >= _MOST_BASES:
+        raise TooDeep
+    bases.append(os.dup(here))
+    return "."
+
+
+def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _opened(path: str, bases: list[int]) -> int:
+    """Open a directory; one that its owner, who we are, has closed is opened up. Raises ``OSError``."""
+    base, flags = (bases[-1], os.O_DIRECTORY | os.O_NOFOLLOW) if bases else (None, os.O_DIRECTORY)
+    for _ in range(_TRIES):  # commands may close it again
+        with contextlib.suppress(PermissionError):
+            opened = os.open(path, os.O_RDONLY | flags, dir_fd=base)
+            status = os.fstat(opened)
+            if status.st_mode & _LEGIBLE == _LEGIBLE or status.st_uid != os.geteuid():
+                return opened
+            os.close(opened)
+        with held(os.open(path, os.O_PATH | flags, dir_fd=base)) as pinned:
+            mode = stat.S_IMODE(os.fstat(pinned).st_mode)
+            os.chmod(syscalls.proc_path("self", "fd", pinned), mode | _LEGIBLE)
+    raise PermissionError(errno.EACCES, "closed again and again")
 
 
 def nameless(root: int, device: int) -> Iterator[os.stat_result]:
@@ -241,17 +297,23 @@ class Quota:
         """Count, and return what is used. Processes below ``root`` stand still once they may exceed ``most``:
         nothing is to be added while files are counted.
         """
-        begun, free, used = time.monotonic(), self._free(), 0
-        start = self._last() or Count(0, free, 0.0, 0.0)
+        begun, free = time.monotonic(), self._free()
         with contextlib.ExitStack() as still:
-            moving = root is not None
+            used = self._sum(root, most, still)
+            now = time.monotonic()
+            self._write(Count(used, free, now, now - begun))
+        return used
+
+    def _sum(self, root: int | None, most: int, still: contextlib.ExitStack) -> int:
+        used, moving, start = 0, root is not None, self._last() or Count(0, self._free(), 0.0, 0.0)
+        try:
             for number, size in enumerate(_sizes(self._paths, root)):
                 used += size
                 if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
                     still.enter_context(tree.stopped(root or 0))
                     moving = False
-            now = time.monotonic()
-            self._write(Count(used, free, now, now - begun))
+        except TooDeep:
+            return max(used, self.most + BLOCK)  # full, until somebody removes that
         return used
 
     def _free(self) -> int:
