@@ -170,6 +170,17 @@ async def test_commands_at_once_go_past_the_limit_by_no_more_than_each_could_alo
     assert held(sandbox) + sum(temporary) < LIMIT + len(several) * 64 * MIB
 
 
+async def test_files_without_a_name_count_whichever_command_holds_them(sandbox: Sandbox) -> None:
+    hold = "exec 3> {0}; rm {0}; head -c 20M /dev/zero >&3; sleep 20"
+    several = [bounded(sandbox, name=str(number)) for number in range(2)]
+    async with asyncio.TaskGroup() as together:
+        running = [together.create_task(run(each, hold.format(at))) for at, each in enumerate(several)]
+    told = "\n".join(each.result() for each in running)
+    assert "stopped: it would take more than the workspace may hold" in told
+    assert (await sandbox.file(several[0]._workspace, "usage", {"max_age_s": 0}))["used"] < MIB
+    assert "[exit code 0" in await run(several[1], "head -c 20M /dev/zero > kept")
+
+
 async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox: Sandbox) -> None:
     tools = bounded(sandbox, most=8 * MIB)
     await run(tools, "head -c 400M /dev/zero > big; sleep 60")

@@ -261,6 +261,7 @@ class Run:
         """Return what the command is to be told of a workspace without room, and count what it left."""
         if self._quota is None:
             return ""
+        self._quota.note_nameless(0)
         full, most = self._config.is_full or bool(self._full), self._quota.most
         if full or self._quota.used() > most:
             used = self._quota.count()

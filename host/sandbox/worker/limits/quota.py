@@ -173,6 +173,9 @@ def nameless(root: int, device: int) -> Iterator[os.stat_result]:
 FULL: Final = "workspace_full"
 LEAST: Final = 256  # bytes that a file counts at least: what its inode takes
 _RECORD: Final = struct.Struct("=qqdd")
+_NOTE: Final = struct.Struct("=qqd")
+_MOST_NOTES: Final = 256
+_NOTED_S: Final = 10.0
 _SHARE: Final = 20  # counting takes a twentieth of the time, near the limit a quarter
 _SHARE_NEAR: Final = 4
 _OFTEN_S: Final = 0.25
@@ -307,14 +310,33 @@ class Quota:
     def _sum(self, root: int | None, most: int, still: contextlib.ExitStack) -> int:
         used, moving, start = 0, root is not None, self._last() or Count(0, self._free(), 0.0, 0.0)
         try:
-            for number, size in enumerate(_sizes(self._paths, root)):
+            for number, size in enumerate(_sizes(self._paths)):
                 used += size
                 if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
                     still.enter_context(tree.stopped(root or 0))
                     moving = False
         except TooDeep:
             return max(used, self.most + BLOCK)  # full, until somebody removes that
-        return used
+        if root is not None:
+            self.note_nameless(_nameless_bytes(self._paths, root))
+        return used + sum(size for _, size, until in self._notes() if until > time.monotonic())
+
+    def _notes(self) -> list[tuple[int, int, float]]:
+        """Return by reapers what their commands hold of files without a name, and until when that counts."""
+        return list(_NOTE.iter_unpack(os.pread(self._page, _MOST_NOTES * _NOTE.size, _RECORD.size)))
+
+    def note_nameless(self, size: int) -> None:
+        """Tell the principal's other processes what the commands of this one hold of files without a name."""
+        notes, mine, now, last = self._notes(), os.getpid(), time.monotonic(), _read(self._page)
+        at = next((at for at, note in enumerate(notes) if note[0] == mine), None)
+        if at is None and not size:
+            return
+        if at is None:
+            at = next((at for at, note in enumerate(notes) if note[2] < now), len(notes))
+        # By then, whoever goes on has counted again.
+        until = now + _NOTED_S + 2 * _SHARE * (last.cost if last else 0)
+        place = _RECORD.size + min(at, _MOST_NOTES - 1) * _NOTE.size
+        os.pwrite(self._page, _NOTE.pack(mine, size, until), place)
 
     def _free(self) -> int:
         free: dict[int, int] = {}
@@ -364,14 +386,16 @@ def sentence(used: int, most: int) -> str:
     return f"{FULL}: {used / (1 << 20):.1f} of {most >> 20} MiB used"
 
 
-def _sizes(paths: Iterable[str], root: int | None) -> Iterator[int]:
+def _nameless_bytes(paths: Iterable[str], root: int) -> int:
+    devices = {os.stat(path).st_dev for path in paths}
+    found = chain.from_iterable(nameless(root, device) for device in devices)
+    return sum(max(LEAST, status.st_blocks * BLOCK) for status in found)
+
+
+def _sizes(paths: Iterable[str]) -> Iterator[int]:
     """Yield what each file takes; one with several names counts once."""
     several: set[tuple[int, int]] = set()
-    found = chain.from_iterable(map(below, paths))
-    if root is not None:
-        devices = {os.stat(path).st_dev for path in paths}
-        found = chain(found, *(nameless(root, device) for device in devices))
-    for status in found:
+    for status in chain.from_iterable(map(below, paths)):
         if status.st_nlink > 1:
             if (status.st_dev, status.st_ino) in several:
                 continue
