@@ -181,6 +181,57 @@ async def test_files_without_a_name_count_whichever_command_holds_them(sandbox: 
     assert "[exit code 0" in await run(several[1], "head -c 20M /dev/zero > kept")
 
 
+CLOSING = """mkdir -p d/e; python3 -c '
+import os, time
+file = os.open("d/e/big", os.O_RDWR | os.O_CREAT)
+for path, modes in (("d", (0,)), (".", (0, 0o700))):
+    if os.fork() == 0:
+        while True:
+            for mode in modes:
+                os.chmod(path, mode)
+for _ in range(24):
+    os.write(file, bytes(4 << 20))
+    time.sleep(0.05)
+time.sleep(20)'"""
+
+
+async def test_closing_directories_again_and_again_hides_nothing(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    assert "stopped: it would take more than the workspace may hold" in await run(tools, CLOSING)
+    assert (await sandbox.file(tools._workspace, "usage", {"max_age_s": 0}))["used"] < LIMIT + 64 * MIB
+
+
+MAPPED = """python3 -c '
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+for _ in range(12):
+    file = os.open("hidden", os.O_RDWR | os.O_CREAT)
+    os.write(file, bytes(8 << 20))
+    os.fsync(file)
+    os.unlink("hidden")
+    libc.mmap(None, 4096, 1, 2, file, 0)
+    os.close(file)
+time.sleep(20)'"""
+UNSEEN = """python3 -c '
+import ctypes, os, time
+ctypes.CDLL(None).prctl(4, 0)
+file = os.open("hidden", os.O_RDWR | os.O_CREAT)
+os.unlink("hidden")
+for _ in range(96):
+    os.write(file, bytes(1 << 20))
+time.sleep(20)'"""
+
+
+@pytest.mark.parametrize("hold", [MAPPED, UNSEEN], ids=["mapped and closed", "nobody may look"])
+async def test_what_the_disk_loses_counts_for_whoever_may_hide_it(sandbox: Sandbox, hold: str) -> None:
+    tools = bounded(sandbox)
+    assert "[exit code 0" in await run(tools, "true")
+    assert "stopped: it would take more than the workspace may hold" in await run(tools, hold)
+    assert (await sandbox.file(tools._workspace, "usage", {"max_age_s": 0}))["used"] < 9 * MIB
+
+
 async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox: Sandbox) -> None:
     tools = bounded(sandbox, most=8 * MIB)
     await run(tools, "head -c 400M /dev/zero > big; sleep 60")

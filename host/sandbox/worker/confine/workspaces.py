@@ -1,15 +1,19 @@
-"""Workspaces and private directories: made for the sandbox's uid, removed with the conversation."""
+"""Workspaces and private directories: made for the sandbox's uid, counted, removed with the conversation."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Final, TypeVar
 
 from .. import syscalls
-from ..frames import Config, Place
+from ..frames import Config, Place, close_all
+from ..syscalls import held
 from . import grants
 from .privileges import Identity, adopt
 
@@ -271,3 +275,99 @@ def _empty(directory: int, top: int, moved: Iterator[int]) -> list[str]:
                 os.rename(name, new, src_dir_fd=directory, dst_dir_fd=top)
                 directories.append(new)
     return directories
+
+
+_LONGEST: Final = 2000  # characters of a path from one open directory; no call takes more than PATH_MAX
+_MOST_BASES: Final = 100
+_LEGIBLE: Final = stat.S_IRUSR | stat.S_IXUSR
+_TRIES: Final = 10
+T = TypeVar("T")
+
+
+class Uncountable(Exception):
+    """Directories lie too deep in each other, or are closed again as often as they are opened up."""
+
+
+def below(directory: str) -> Iterator[os.stat_result]:
+    """Yield all files below a directory, also in what its owner has closed. Raises ``Uncountable``."""
+    bases, pending = list[int](), [(0, directory)]
+    try:
+        while pending:
+            number, path = pending.pop()
+            close_all(bases[number:])  # the last comes first: what lies below these is done
+            del bases[number:]
+            with contextlib.suppress(OSError), held(_opened(path, bases)) as here:
+                path = _from_here(path, here, bases)
+                for name, status in _entries(here):
+                    yield status
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append((len(bases), f"{path}/{name}"))
+    finally:
+        close_all(bases)
+
+
+def _from_here(path: str, here: int, bases: list[int]) -> str:
+    """Return how paths below a directory begin: at a base of its own where they would grow too long."""
+    if bases and len(path) <= _LONGEST:
+        return path
+    if len(bases) >= _MOST_BASES:
+        raise Uncountable
+    bases.append(os.dup(here))
+    return "."
+
+
+def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+    way = [syscalls.proc_path("self", "fd", directory)]
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                yield entry.name, entry.stat(follow_symlinks=False)
+            except PermissionError:
+                yield entry.name, _let_in(partial(entry.stat, follow_symlinks=False), way)
+            except OSError:
+                continue  # gone meanwhile
+
+
+def _opened(path: str, bases: list[int]) -> int:
+    """Open a directory below the last base, or by its whole path. Raises ``OSError``, ``Uncountable``."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if not bases:
+        return _let_in(partial(os.open, path, flags), [path])
+    parts = path.split("/")
+    way = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return _let_in(partial(os.open, path, flags | os.O_NOFOLLOW, dir_fd=bases[-1]), way, bases[-1])
+
+
+def _let_in(look: Callable[[], T], way: list[str], base: int | None = None) -> T:
+    """Return what a look tells that wants to be let into the directories on its ``way``: of ours, those that
+    are closed are opened up. Raises ``OSError``, ``Uncountable`` where commands close them again and again.
+    """
+    closed = False
+    for _ in range(_TRIES):
+        try:
+            return look()
+        except PermissionError:
+            closed = _open_up_all(way, base) or closed
+    if closed:
+        raise Uncountable
+    return look()
+
+
+def _open_up_all(way: list[str], base: int | None) -> bool:
+    """Open up what on a way is closed, and return whether something is. Raises ``OSError`` for another's."""
+    try:
+        return sum(_open_up_ours(place, base) for place in way) > 0
+    except PermissionError:
+        return True  # what is above was closed again
+
+
+def _open_up_ours(place: str, base: int | None) -> bool:
+    flags = os.O_PATH | os.O_DIRECTORY | (0 if base is None else os.O_NOFOLLOW)
+    with held(os.open(place, flags, dir_fd=base)) as pinned:
+        status = os.fstat(pinned)
+        if status.st_uid != os.geteuid():
+            raise FileNotFoundError(errno.ENOENT, "another's, nothing to us")
+        closed = status.st_mode & _LEGIBLE != _LEGIBLE
+        if closed:
+            os.chmod(syscalls.proc_path("self", "fd", pinned), stat.S_IMODE(status.st_mode) | _LEGIBLE)
+    return closed

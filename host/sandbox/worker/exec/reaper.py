@@ -128,6 +128,8 @@ class Run:
         self._launcher = launcher
         self._request = request
         self._quota = environment.quota
+        if self._quota is not None:
+            self._quota.begin(launcher.pid if launcher.serves_on else None)
         # what was over the limit before may hardly grow
         used = quota.known(config.page) if config.most_bytes else 0
         most = config.most_bytes

@@ -265,3 +265,15 @@ def read(path: str) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+_MAPPED: Final = re.compile(rb" /(?!dev/).* \(deleted\)$", re.M)  # proc_pid_maps(5)
+
+
+def maps_nameless_file(pid: int) -> bool:
+    """Return whether a process maps a file of a disk that has no name any more. Raises ``OSError``."""
+    with open(syscalls.proc_path(pid, "maps"), "rb", buffering=0) as maps:
+        while lines := maps.read(1 << 16):
+            if _MAPPED.search(lines):
+                return True
+    return False

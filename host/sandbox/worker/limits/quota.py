@@ -7,10 +7,8 @@ part of the time.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
-import stat
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -19,10 +17,10 @@ from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine import workspaces
-from ..frames import HOME, Config, close_all
+from ..confine.workspaces import Uncountable, below
+from ..frames import HOME, Config
 from ..names import Refused
-from ..syscalls import held
-from . import tree
+from . import hidden_memory, tree
 
 RESERVE: Final = 128 << 20  # bytes that stay free, or a sixteenth of a small file system
 MOST_FILES: Final = 200_000
@@ -31,10 +29,6 @@ _STEP: Final = 16 << 20  # bytes by which the free space shrinks until files are
 _STEP_FILES: Final = 16_384
 _COUNTING_SHARE: Final = 4
 BLOCK: Final = 512  # st_blocks, stat(2)
-_LONGEST: Final = 2000  # characters of a path from one open directory; no call takes more than PATH_MAX
-_MOST_BASES: Final = 100
-_LEGIBLE: Final = stat.S_IRUSR | stat.S_IXUSR
-_TRIES: Final = 10
 
 
 class Space:
@@ -77,7 +71,7 @@ class Space:
         self._free, self._free_files = free, files
         try:
             used, count = _used(self._temporary, root)
-        except TooDeep:
+        except Uncountable:
             return True
         self._count_again = now + _COUNTING_SHARE * (time.monotonic() - now)
         return used > min(self._most, free - reserve) or count > most_files
@@ -91,7 +85,7 @@ class Space:
 
 def _used(directory: str, root: int) -> tuple[int, int]:
     """Return bytes and number of files below a directory, and of nameless ones on its file system. Raises
-    ``TooDeep``.
+    ``Uncountable``.
     """
     device = os.stat(directory).st_dev
     total = count = 0
@@ -101,61 +95,6 @@ def _used(directory: str, root: int) -> tuple[int, int]:
         if count > MOST_FILES:
             break
     return total, count
-
-
-class TooDeep(Exception):
-    """Directories lie too deep in each other to be counted."""
-
-
-def below(directory: str) -> Iterator[os.stat_result]:
-    """Yield all files below a directory, also in what its owner has closed. Raises ``TooDeep``."""
-    bases, pending = list[int](), [(0, directory)]
-    try:
-        while pending:
-            number, path = pending.pop()
-            close_all(bases[number:])  # the last comes first: what lies below these is done
-            del bases[number:]
-            with contextlib.suppress(OSError), held(_opened(path, bases)) as here:
-                path = _from_here(path, here, bases)
-                for name, status in _entries(here):
-                    yield status
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append((len(bases), f"{path}/{name}"))
-    finally:
-        close_all(bases)
-
-
-def _from_here(path: str, here: int, bases: list[int]) -> str:
-    """Return how paths below a directory begin: at a base of its own where they would grow too long."""
-    if bases and len(path) <= _LONGEST:
-        return path
-    if len(bases) >= _MOST_BASES:
-        raise TooDeep
-    bases.append(os.dup(here))
-    return "."
-
-
-def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):  # gone meanwhile
-                yield entry.name, entry.stat(follow_symlinks=False)
-
-
-def _opened(path: str, bases: list[int]) -> int:
-    """Open a directory; one that its owner, who we are, has closed is opened up. Raises ``OSError``."""
-    base, flags = (bases[-1], os.O_DIRECTORY | os.O_NOFOLLOW) if bases else (None, os.O_DIRECTORY)
-    for _ in range(_TRIES):  # commands may close it again
-        with contextlib.suppress(PermissionError):
-            opened = os.open(path, os.O_RDONLY | flags, dir_fd=base)
-            status = os.fstat(opened)
-            if status.st_mode & _LEGIBLE == _LEGIBLE or status.st_uid != os.geteuid():
-                return opened
-            os.close(opened)
-        with held(os.open(path, os.O_PATH | flags, dir_fd=base)) as pinned:
-            mode = stat.S_IMODE(os.fstat(pinned).st_mode)
-            os.chmod(syscalls.proc_path("self", "fd", pinned), mode | _LEGIBLE)
-    raise PermissionError(errno.EACCES, "closed again and again")
 
 
 def nameless(root: int, device: int) -> Iterator[os.stat_result]:
@@ -176,6 +115,8 @@ _RECORD: Final = struct.Struct("=qqdd")
 _NOTE: Final = struct.Struct("=qqd")
 _MOST_NOTES: Final = 256
 _NOTED_S: Final = 10.0
+_LISTING_S: Final = 0.05
+_STARTING_S: Final = 0.5  # until a command is its program; before, nobody may look into it
 _SHARE: Final = 20  # counting takes a twentieth of the time, near the limit a quarter
 _SHARE_NEAR: Final = 4
 _OFTEN_S: Final = 0.25
@@ -202,6 +143,8 @@ class Quota:
         self.most = config.most_bytes
         self._page = config.page
         self._held = list(_held(config.counted))
+        self._began, self._looked_at_from = 0, 0.0
+        self._launcher: int | None = None
 
     @property
     def _paths(self) -> list[str]:
@@ -315,11 +258,29 @@ class Quota:
                 if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
                     still.enter_context(tree.stopped(root or 0))
                     moving = False
-        except TooDeep:
+        except Uncountable:
             return max(used, self.most + BLOCK)  # full, until somebody removes that
-        if root is not None:
-            self.note_nameless(_nameless_bytes(self._paths, root))
-        return used + sum(size for _, size, until in self._notes() if until > time.monotonic())
+        return used + self._nameless(root, used)
+
+    def begin(self, launcher: int | None) -> None:
+        """Take note of what is there before a command; ``launcher``: beside it, and ours."""
+        last = self._last()
+        self._began = (0 if last is None else last.used) + self._free()
+        self._launcher, self._looked_at_from = launcher, time.monotonic() + _STARTING_S
+
+    def _nameless(self, root: int | None, named: int) -> int:
+        """Return what commands hold of files without a name, beside ``named`` bytes; those below ``root`` by
+        what is open, and where they may hide some, all that the disk has lost since they began.
+        """
+        now, mine = time.monotonic(), os.getpid()
+        others = sum(size for whose, size, until in self._notes() if whose != mine and until > now)
+        if root is None:
+            return others
+        own = _nameless_bytes(self._paths, root)
+        unseen = self._began - self._free() - named - own - others
+        own += unseen if unseen > STEP and self._may_hide(root) else 0
+        self.note_nameless(own)
+        return own + others
 
     def _notes(self) -> list[tuple[int, int, float]]:
         """Return by reapers what their commands hold of files without a name, and until when that counts."""
@@ -337,6 +298,23 @@ class Quota:
         until = now + _NOTED_S + 2 * _SHARE * (last.cost if last else 0)
         place = _RECORD.size + min(at, _MOST_NOTES - 1) * _NOTE.size
         os.pwrite(self._page, _NOTE.pack(mine, size, until), place)
+
+    def _may_hide(self, root: int) -> bool:
+        """Return whether a process below ``root`` maps a file without a name, whose size nothing tells, lets
+        nobody look, or has too much to be looked at.
+        """
+        until = time.monotonic() + _LISTING_S
+        for pid, _, _ in tree.descendants(root):
+            try:
+                os.listdir(syscalls.proc_path(pid, "fd"))
+                if hidden_memory.maps_nameless_file(pid) or time.monotonic() > until:
+                    return True
+            except PermissionError:
+                if pid != self._launcher and time.monotonic() > self._looked_at_from:
+                    return True
+            except OSError:
+                continue  # it has ended
+        return False
 
     def _free(self) -> int:
         free: dict[int, int] = {}
