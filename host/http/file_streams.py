@@ -168,7 +168,8 @@ class Upload:
         more = self.size + coming - self._begun["credit"] - self._reserved
         if self._begun["counted"] and more > 0:
             with refusals():
-                await self._sandbox.file(self._workspace, "reserve", {"more": more})
+                held = {"held": self._reserved + more, "upload": self._begun["upload"]}
+                await self._sandbox.file(self._workspace, "reserve", {"more": more, **held})
             self._reserved += more
         waiting = memoryview(self._waiting)
         pieces = itertools.chain([waiting], lent.pieces() if lent else ())
@@ -207,7 +208,7 @@ class Upload:
             done = await self._sandbox.file(
                 self._workspace, "commit_upload", asked, [self._begun["descriptor"]]
             )
-        self._begun["temporary"] = ""
+        self._begun |= {"temporary": "", "counted": False}
         return done
 
     async def close(self) -> None:
@@ -216,11 +217,10 @@ class Upload:
         if descriptor is None:
             return
         os.close(descriptor)
-        if self._begun["temporary"]:
+        if self._begun["temporary"] or self._begun["counted"]:
+            left = {name: self._begun[name] for name in ("temporary", "upload")}
             with anyio.CancelScope(shield=True), contextlib.suppress(SandboxFault):
-                await self._sandbox.file(
-                    self._workspace, "abandon_upload", {"temporary": self._begun["temporary"]}
-                )
+                await self._sandbox.file(self._workspace, "abandon_upload", left)
 
 
 @contextlib.asynccontextmanager

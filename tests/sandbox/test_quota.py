@@ -15,13 +15,16 @@ from typing import cast
 import anyio
 import pytest
 
+from host.http.file_streams import Streams, Upload, uploading
 from host.ports import Allowance, Trust, Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy, principal_uids
 from host.sandbox.worker.files.files import attend
 from host.sandbox.worker.frames import Channel, Config, Frame
 from host.sandbox.worker.limits.quota import Count, Quota, known
+from host.telemetry import Metrics
 from host.tools.files_and_commands import SandboxToolset
+from shared.errors import WorkspaceFull
 
 MIB = 1 << 20
 LIMIT = 32 * MIB
@@ -309,6 +312,27 @@ for _ in range({}):
     os.mkdir("beside")
     os.chdir("n" * 250)
 open("big", "wb").write(bytes(8 << 20))'"""
+
+
+async def test_an_upload_counts_as_it_comes_also_where_files_are_counted_meanwhile(sandbox: Sandbox) -> None:
+    workspace = bounded(sandbox)._workspace
+    await run(bounded(sandbox), "head -c 10M /dev/zero > before")
+    upload = Upload(Streams(Metrics()), sandbox, workspace, 1 << 30)
+
+    async def bring() -> None:
+        async with uploading(upload, {"path": "big"}):
+            for _ in range(24):
+                await upload.write(bytes(2 * MIB))
+                assert (await sandbox.file(workspace, "usage", {"max_age_s": 0}))["used"] >= upload.size
+
+    with pytest.raises(WorkspaceFull):
+        await bring()
+    assert 20 * MIB <= upload.size <= 24 * MIB
+    async with uploading(Upload(Streams(Metrics()), sandbox, workspace, 1 << 30), {"path": "big"}) as again:
+        await again.write(bytes(20 * MIB))
+        await again.commit({"path": "big"})
+    used = (await sandbox.file(workspace, "usage", {"max_age_s": 0}))["used"]
+    assert 30 * MIB <= used < 31 * MIB
 
 
 @pytest.mark.parametrize(

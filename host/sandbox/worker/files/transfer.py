@@ -25,6 +25,7 @@ from .writing import existing_file, kept
 
 HIDDEN: Final = re.compile(r"\.picoclaw-[0-9a-f]{16}")
 MOST_NAMES: Final = 100_000
+UPLOAD_S: Final = 60.0  # one that stands still ends sooner
 OF_TARGET: Final = "@move_to"
 """What the code of a refusal ends with that is the target's."""
 DEEPEST: Final = 32
@@ -130,18 +131,23 @@ def open_file(roots: Roots, arguments: Answer) -> Answer:
 def begin_upload(roots: Roots, arguments: Answer) -> Answer:
     """Open a new file that has no name yet; the descriptor goes to the host.
 
-    What can be refused before its content comes is. ``credit``: bytes of the file that it will replace.
+    What can be refused before its content comes is. ``credit``: bytes of the file that it will replace;
+    ``upload``: its name for ``reserve``.
     """
     existing = _place_of(roots, arguments)
     temporary, descriptor = _new_file(roots.workspace)
-    counted = roots.quota is not None and roots.quota.most > 0
     return {
         "temporary": temporary,
         "credit": 0 if existing is None else existing.st_size,
-        "counted": counted,
+        "counted": roots.quota is not None and roots.quota.most > 0,
         "begun": time.monotonic(),
+        "upload": _upload(descriptor),
         "descriptors": [descriptor],
     }
+
+
+def _upload(descriptor: int) -> int:
+    return -1 - os.fstat(descriptor).st_ino % (1 << 62)  # no process has such a number
 
 
 def _place_of(roots: Roots, arguments: Answer) -> os.stat_result | None:
@@ -200,10 +206,14 @@ def _remove_unused(directory: int, name: str) -> None:
 
 
 def reserve(roots: Roots, arguments: Answer) -> Answer:
-    """See that so many bytes more of an upload fit where they are to lie, and count them."""
+    """See that so many bytes more of an upload fit where they are to lie, and count them; ``held``: with what
+    came before, as long as it goes on.
+    """
     _place_of(roots, arguments)
     if roots.quota is not None:
         roots.quota.require(arguments["more"])
+        if "upload" in arguments:
+            roots.quota.note_nameless(arguments["held"], arguments["upload"], UPLOAD_S)
     return {}
 
 
@@ -219,6 +229,7 @@ def commit_upload(roots: Roots, arguments: Answer) -> Answer:
         else:
             os.fchmod(taken, stat.S_IMODE(existing.st_mode) & 0o777)
         if roots.quota is not None:
+            roots.quota.note_nameless(0, _upload(taken))
             roots.quota.require_named(size - (existing.st_size if existing else 0), arguments["begun"])
         reading.stop_clock()
         _name(roots.workspace, taken, arguments["temporary"], location, replaces=existing is not None)
@@ -247,7 +258,9 @@ def _name(workspace: int, taken: int, temporary: str, location: Location, *, rep
 
 
 def abandon_upload(roots: Roots, arguments: Answer) -> Answer:
-    """Remove a file that will not be whole, where it has a name."""
+    """Forget a file that will not be whole, and remove it where it has a name."""
+    if roots.quota is not None:
+        roots.quota.note_nameless(0, arguments["upload"])
     if HIDDEN.fullmatch(arguments["temporary"]):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(arguments["temporary"], dir_fd=roots.workspace)

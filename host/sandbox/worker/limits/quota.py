@@ -283,19 +283,21 @@ class Quota:
         return own + others
 
     def _notes(self) -> list[tuple[int, int, float]]:
-        """Return by reapers what their commands hold of files without a name, and until when that counts."""
+        """Return what is held of files without a name: by whom, how much, and until when that counts."""
         return list(_NOTE.iter_unpack(os.pread(self._page, _MOST_NOTES * _NOTE.size, _RECORD.size)))
 
-    def note_nameless(self, size: int) -> None:
-        """Tell the principal's other processes what the commands of this one hold of files without a name."""
-        notes, mine, now, last = self._notes(), os.getpid(), time.monotonic(), _read(self._page)
+    def note_nameless(self, size: int, whose: int | None = None, lasts_s: float = _NOTED_S) -> None:
+        """Tell the principal's other processes what is held of files without a name: by the commands of this
+        one, or by an upload (``whose``).
+        """
+        notes, mine, now, last = self._notes(), whose or os.getpid(), time.monotonic(), _read(self._page)
         at = next((at for at, note in enumerate(notes) if note[0] == mine), None)
         if at is None and not size:
             return
         if at is None:
             at = next((at for at, note in enumerate(notes) if note[2] < now), len(notes))
         # By then, whoever goes on has counted again.
-        until = now + _NOTED_S + 2 * _SHARE * (last.cost if last else 0)
+        until = now + lasts_s + 2 * _SHARE * (last.cost if last else 0)
         place = _RECORD.size + min(at, _MOST_NOTES - 1) * _NOTE.size
         os.pwrite(self._page, _NOTE.pack(mine, size, until), place)
 
