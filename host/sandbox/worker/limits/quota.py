@@ -145,6 +145,7 @@ class Quota:
         self._held = list(_held(config.counted))
         self._began, self._looked_at_from = 0, 0.0
         self._launcher: int | None = None
+        self._hidden, self._looked_at, self._clean = False, 0, 0
 
     @property
     def _paths(self) -> list[str]:
@@ -267,6 +268,7 @@ class Quota:
         last = self._last()
         self._began = (0 if last is None else last.used) + self._free()
         self._launcher, self._looked_at_from = launcher, time.monotonic() + _STARTING_S
+        self._hidden, self._looked_at, self._clean = False, 0, 0
 
     def _nameless(self, root: int | None, named: int) -> int:
         """Return what commands hold of files without a name, beside ``named`` bytes; those below ``root`` by
@@ -302,21 +304,30 @@ class Quota:
         os.pwrite(self._page, _NOTE.pack(mine, size, until), place)
 
     def _may_hide(self, root: int) -> bool:
-        """Return whether a process below ``root`` maps a file without a name, whose size nothing tells, lets
-        nobody look, or has too much to be looked at.
+        """Return whether a process below ``root`` may hold files that don't show. Of very many it looks at
+        some at a time; what it found last counts until all were looked at.
         """
-        until = time.monotonic() + _LISTING_S
-        for pid, _, _ in tree.descendants(root):
-            try:
-                os.listdir(syscalls.proc_path(pid, "fd"))
-                if hidden_memory.maps_nameless_file(pid) or time.monotonic() > until:
-                    return True
-            except PermissionError:
-                if pid != self._launcher and time.monotonic() > self._looked_at_from:
-                    return True
-            except OSError:
-                continue  # it has ended
-        return False
+        until, pids = time.monotonic() + _LISTING_S, [pid for pid, _, _ in tree.descendants(root)]
+        start = self._looked_at % max(1, len(pids))
+        for pid in pids[start:] + pids[:start]:
+            self._looked_at, self._clean = self._looked_at + 1, self._clean + 1
+            if found := self._hides(pid):
+                self._hidden, self._clean = True, 0
+            elif self._clean >= len(pids):
+                self._hidden = False
+            if found or time.monotonic() > until:
+                break
+        return self._hidden
+
+    def _hides(self, pid: int) -> bool:
+        """Return whether a process maps a file without a name, of unknown size, or lets nobody look."""
+        try:
+            os.listdir(syscalls.proc_path(pid, "fd"))
+            return hidden_memory.maps_nameless_file(pid)
+        except PermissionError:
+            return pid != self._launcher and time.monotonic() > self._looked_at_from
+        except OSError:
+            return False  # it has ended
 
     def _free(self) -> int:
         free: dict[int, int] = {}
