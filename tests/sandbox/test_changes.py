@@ -63,6 +63,20 @@ async def test_a_file_that_is_replaced_or_touched_by_a_command_is_modified(
     assert await told(tools) == {"ok.txt": ("modified", "seen")}
 
 
+async def test_what_may_not_be_read_any_more_is_not_deleted(place: Path, tools: SandboxToolset) -> None:
+    await tools.call("write_file", {"path": "new.txt", "content": "one"})
+    await tools.call("append_file", {"path": "ok.txt", "content": "more"})
+    await run(tools, "chmod 000 new.txt ok.txt sub")
+    assert tools.changes is not None
+    found = (await tools.changes.told())["changes"]
+    (place / "ws/sub").chmod(0o755)
+    unread = {"sha256": None, "by": "tool"}
+    assert found == [
+        {"path": "new.txt", "size": 3, "change": "created", **unread},
+        {"path": "ok.txt", "size": 9, "change": "modified", **unread},
+    ]
+
+
 async def test_nothing_is_asked_of_the_sandbox_where_nothing_can_have_changed(tools: SandboxToolset) -> None:
     await tools.call("read_file", {"path": "ok.txt"})
     await tools.call("list_dir", {})

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..names import Refused
+from ..names import Refused, code_of
 from ..syscalls import held
 from .paths import DIRECTORY, Roots
-from .reading import Answer, require_plain
+from .reading import Answer, regular, require_plain
 from .transfer import DEEPEST, HIDDEN, MOST_NAMES
 
 LOOKED_S: Final = 0.25
@@ -109,21 +109,31 @@ def _differences(before: Seen, now: Seen) -> Iterator[tuple[str, str]]:
 
 
 def _entry(roots: Roots, path: str, change: str, until: float) -> Answer | None:
-    """Return a change as it is now; None: a file that came and went, or one that no address can name."""
+    """Return a change as it is now; None: a file that came and went, one that no address can name, or what
+    lies in a closed directory.
+    """
     try:
         path.encode()
-        opened = roots.open(f"./{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        pinned = roots.open(f"./{path}", os.O_PATH)
     except UnicodeEncodeError:
         return None
-    except (Refused, OSError):
+    except (Refused, OSError) as error:
         gone = {"path": path, "size": 0, "sha256": None, "change": "deleted"}
-        return None if change == "created" else gone
-    sha256 = None
-    with contextlib.suppress(Refused), held(opened):
-        require_plain(path, status := os.fstat(opened))
-        if status.st_size <= HASHED_BYTES and time.monotonic() < until:
-            with open(opened, "rb", closefd=False) as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return None if change == "created" or code_of(error) == "EACCES" else gone
+    with contextlib.suppress(Refused), held(pinned):
+        require_plain(path, status := os.fstat(pinned))
+        sha256 = _digest(roots, path) if status.st_size <= HASHED_BYTES and time.monotonic() < until else None
         change = "modified" if change == "deleted" else change
         return {"path": path, "size": status.st_size, "sha256": sha256, "change": change}
+    return None
+
+
+def _digest(roots: Roots, path: str) -> str | None:
+    """Return the SHA-256 of a plain file, None if it may not be read."""
+    with (
+        contextlib.suppress(Refused, OSError),
+        regular(roots, f"./{path}") as descriptor,
+        open(descriptor, "rb", closefd=False) as file,
+    ):
+        return hashlib.file_digest(file, "sha256").hexdigest()
     return None
