@@ -359,7 +359,9 @@ async def test_a_workspace_with_directories_too_deep_to_be_counted_is_full_until
     await run(bounded(sandbox, most=0), IN_DEPTHS.format(1000))
     tools = bounded(sandbox)
     assert (await tools.call("write_file", {"path": "x", "content": "x"})).is_error
-    assert "workspace_full" in await run(tools, "rm -rf n*")
+    beside = await run(tools, "head -c 64M /dev/zero > $TMPDIR/beside; sleep 20")
+    assert "stopped: it would take more than the workspace may hold" in beside
+    assert "workspace_full" in await run(tools, "rm -rf n* $TMPDIR/beside")
     assert not (await tools.call("write_file", {"path": "x", "content": "x"})).is_error
 
 

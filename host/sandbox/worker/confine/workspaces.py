@@ -288,22 +288,31 @@ class Uncountable(Exception):
     """Directories lie too deep in each other, or are closed again as often as they are opened up."""
 
 
-def below(directory: str) -> Iterator[os.stat_result]:
-    """Yield all files below a directory, also in what its owner has closed. Raises ``Uncountable``."""
+def below(directory: str) -> Iterator[os.stat_result | None]:
+    """Yield all files below a directory, also in what its owner has closed; None for what is uncountable."""
     bases, pending = list[int](), [(0, directory)]
     try:
         while pending:
             number, path = pending.pop()
             close_all(bases[number:])  # the last comes first: what lies below these is done
             del bases[number:]
-            with contextlib.suppress(OSError), held(_opened(path, bases)) as here:
-                path = _from_here(path, here, bases)
-                for name, status in _entries(here):
-                    yield status
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append((len(bases), f"{path}/{name}"))
+            for inner, status in _inside(path, bases):
+                yield status
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    pending.append((len(bases), inner))
     finally:
         close_all(bases)
+
+
+def _inside(path: str, bases: list[int]) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Yield what is in a directory by its path, None where that can't be told to the end."""
+    try:
+        with contextlib.suppress(OSError), held(_opened(path, bases)) as here:
+            path = _from_here(path, here, bases)
+            for name, status in _entries(here):
+                yield f"{path}/{name}", status
+    except Uncountable:
+        yield path, None
 
 
 def _from_here(path: str, here: int, bases: list[int]) -> str:

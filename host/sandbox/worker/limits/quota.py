@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from .. import syscalls
 from ..confine import workspaces
-from ..confine.workspaces import Uncountable, below
+from ..confine.workspaces import below
 from ..frames import HOME, Config
 from ..names import Refused
 from . import hidden_memory, tree
@@ -69,10 +69,7 @@ class Space:
         if not shrunk or now < self._count_again:
             return False
         self._free, self._free_files = free, files
-        try:
-            used, count = _used(self._temporary, root)
-        except Uncountable:
-            return True
+        used, count = _used(self._temporary, root)
         self._count_again = now + _COUNTING_SHARE * (time.monotonic() - now)
         return used > min(self._most, free - reserve) or count > most_files
 
@@ -84,13 +81,11 @@ class Space:
 
 
 def _used(directory: str, root: int) -> tuple[int, int]:
-    """Return bytes and number of files below a directory, and of nameless ones on its file system. Raises
-    ``Uncountable``.
-    """
+    """Return bytes and number of files below a directory, and of nameless ones on its file system."""
     device = os.stat(directory).st_dev
     total = count = 0
     for status in chain(below(directory), nameless(root, device)):
-        total += status.st_blocks * BLOCK
+        total += _UNCOUNTABLE if status is None else status.st_blocks * BLOCK
         count += 1
         if count > MOST_FILES:
             break
@@ -115,6 +110,7 @@ _RECORD: Final = struct.Struct("=qqdd")
 _NOTE: Final = struct.Struct("=qqd")
 _MOST_NOTES: Final = 256
 _NOTED_S: Final = 10.0
+_UNCOUNTABLE: Final = 1 << 60  # bytes
 _LISTING_S: Final = 0.05
 _STARTING_S: Final = 0.5  # until a command is its program; before, nobody may look into it
 _SHARE: Final = 20  # counting takes a twentieth of the time, near the limit a quarter
@@ -253,14 +249,13 @@ class Quota:
 
     def _sum(self, root: int | None, most: int, still: contextlib.ExitStack) -> int:
         used, moving, start = 0, root is not None, self._last() or Count(0, self._free(), 0.0, 0.0)
-        try:
-            for number, size in enumerate(_sizes(self._paths)):
-                used += size
-                if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
-                    still.enter_context(tree.stopped(root or 0))
-                    moving = False
-        except Uncountable:
-            return max(used, self.most + BLOCK)  # full, until somebody removes that
+        whole = True
+        for number, size in enumerate(_sizes(self._paths)):
+            used, whole = used + size, whole and size > 0
+            if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
+                still.enter_context(tree.stopped(root or 0))
+                moving = False
+        used += 0 if whole else self.most + BLOCK  # full, until somebody removes what can't be counted
         return used + self._nameless(root, used)
 
     def begin(self, launcher: int | None) -> None:
@@ -384,9 +379,12 @@ def _nameless_bytes(paths: Iterable[str], root: int) -> int:
 
 
 def _sizes(paths: Iterable[str]) -> Iterator[int]:
-    """Yield what each file takes; one with several names counts once."""
+    """Yield what each file takes, 0 for what is uncountable; one with several names counts once."""
     several: set[tuple[int, int]] = set()
     for status in chain.from_iterable(map(below, paths)):
+        if status is None:
+            yield 0
+            continue
         if status.st_nlink > 1:
             if (status.st_dev, status.st_ino) in several:
                 continue
