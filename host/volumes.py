@@ -82,13 +82,8 @@ def make_volumes(settings: Settings) -> bool:
     """
     for fault in misplaced(settings):
         raise Misconfigured(fault)
-    made = _is_first_start(settings.home, settings.store_dir)
-    volumes = {
-        "STORE_DIR": settings.store_dir,
-        "MEMORY_DIR": settings.memory_dir,
-        "LOCAL_DB_PATH": settings.local_db_path.parent,
-    }
-    for name, path in volumes.items():
+    made = settings.database_url is None and _is_first_start(settings.home, settings.store_dir)
+    for name, path in {**settings.store_dirs, "MEMORY_DIR": settings.memory_dir}.items():
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -109,7 +104,7 @@ def make_volumes(settings: Settings) -> bool:
 def misplaced(settings: Settings) -> Iterator[str]:
     """Yield what lies in the place of a directory; a directory in the place of the database."""
     folders = {
-        "STORE_DIR": settings.store_dir,
+        **settings.store_dirs,
         "MEMORY_DIR": settings.memory_dir,
         "PRINCIPALS_DIR": settings.principals_dir,
         "SKILLS_DIR": settings.skills_dir,

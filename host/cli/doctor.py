@@ -174,13 +174,9 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     if faults := [Finding("volumes", "fault", said) for said in misplaced(settings)]:
         yield from faults
         return
-    volumes = {
-        "workspace": settings.memory_dir,
-        "store": settings.store_dir,
-        "database": settings.local_db_path.parent,
-    }
-    for name, path in volumes.items():
-        yield _volume(name, path)
+    yield _volume("workspace", settings.memory_dir)
+    for name, path in settings.store_dirs.items():
+        yield _volume("store" if name == "STORE_DIR" else "database", path)
     found = _volume("principals", settings.principals_dir)
     # An installation without principals needs none; an image brings an empty one along.
     needed = False

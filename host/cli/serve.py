@@ -216,8 +216,7 @@ class _Stop:
 def _places(settings: Settings) -> dict[str, Path]:
     """Return the directories that a start looks into, by their settings."""
     return {
-        "LOCAL_DB_PATH": settings.local_db_path.parent,
-        "STORE_DIR": settings.store_dir,
+        **settings.store_dirs,
         "MEMORY_DIR": settings.memory_dir,
         "PRINCIPALS_DIR": settings.principals_dir,
         "SKILLS_DIR": settings.skills_dir,

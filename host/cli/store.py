@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import anyio
 import typer
@@ -278,14 +278,22 @@ def _dump(url: str, target: Path | None, *, refuse_to: str) -> None:
     program = shutil.which(PG_DUMP[0])
     if program is None:
         refuse_postgres(refuse_to, target, "needs pg_dump, which is not installed here")
-    parts = urlsplit(url)
-    # Command lines are shown to everybody on the machine.
-    place = parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@"))
-    secret = {} if parts.password is None else {"PGPASSWORD": unquote(parts.password)}
+    place, password = _without_password(url)
+    secret = {} if password is None else {"PGPASSWORD": password}
     done = subprocess.run(  # noqa: S603 - the operator's own program and address, no shell
-        [program, *PG_DUMP[1:], *([f"--file={target}"] if target else []), urlunsplit(place)],
+        [program, *PG_DUMP[1:], *([f"--file={target}"] if target else []), place],
         env={**os.environ, **secret}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise StoreError(f"The database cannot be read to its end: {' '.join(done.stderr.split())}")
+
+
+def _without_password(url: str) -> tuple[str, str | None]:
+    """Return an address for a command line, which is shown to everybody on the machine, and the password."""
+    parts = urlsplit(url)
+    said = parts.password
+    password = dict(parse_qsl(parts.query)).get("password") if said is None else unquote(said)
+    query = "&".join(each for each in parts.query.split("&") if not each.startswith("password="))
+    # Not urlunsplit: without a host (a socket's directory is a parameter) it leaves out the two slashes.
+    return f"{parts.scheme}://{parts.netloc.replace(f':{said}@', '@')}{parts.path}?{query}", password

@@ -3,10 +3,11 @@
 And, once they are read, which texts of the settings must never leave the process.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -21,6 +22,8 @@ from shared.settings.tree import Settings
 MANAGED: Final = "managed_mcp"
 STORES: Final = frozenset({"database_url", "database_tools_url"})
 """Without them a host would start all the same, on another store or in another role."""
+PARAMETERS: Final = re.compile(r"passw|token|secret|api.?key|^key$", re.IGNORECASE)
+"""Names of an address's parameters that are secret; ``sslkey`` of a database is a path."""
 
 
 def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
@@ -220,12 +223,13 @@ def _of_server(server: Mapping[str, Any], key: str, secret_keys: frozenset[str])
 
 
 def _passwords(text: str) -> Iterator[str]:
-    """Yield the password of an address, also of one that an option has (``--url=postgresql://…``)."""
+    """Yield what is secret in an address, also in one that an option has (``--url=postgresql://…``)."""
     _, scheme, rest = text.partition("://")
     try:
-        password = urlsplit(f"//{rest}").password if scheme and len(text.split()) == 1 else None
+        parts = urlsplit(f"//{rest}" if scheme and len(text.split()) == 1 else "")
     except ValueError:
         return
-    if password:
-        yield password
-        yield unquote(password)
+    if parts.password:
+        yield parts.password
+        yield unquote(parts.password)
+    yield from (value for name, value in parse_qsl(parts.query) if PARAMETERS.search(name))

@@ -198,6 +198,12 @@ class Settings(Section):
         return self.gateway.port
 
     @property
+    def store_dirs(self) -> dict[str, Path]:
+        """The store's directories by their settings; beside a PostgreSQL STORE_DIR isn't used."""
+        used = {"STORE_DIR": self.store_dir} if self.database_url is None else {}
+        return used | {"LOCAL_DB_PATH": self.local_db_path.parent}
+
+    @property
     def memory_dir(self) -> Path:
         """The workspace, by the operator's name for it."""
         return self.agents.defaults.workspace

@@ -173,6 +173,13 @@ def _environment(process: psutil.Process) -> list[str]:
         return []
 
 
+def test_a_store_dir_that_cannot_be_had_keeps_nobody_from_the_database(join: Join, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    host = join({"STORE_DIR": str(tmp_path / "file/store")})
+    with host.client() as client:
+        assert client.post("/chat", json={"message": directive(text="fine")}).json()["result"] == "fine"
+
+
 async def test_a_migration_that_is_waited_for_is_named_when_the_host_is_told_to_stop(
     database: str, tmp_path: Path
 ) -> None:

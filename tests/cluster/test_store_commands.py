@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
@@ -72,6 +74,23 @@ async def test_a_backup_is_the_databases_and_can_be_restored(
         await store.close()
 
 
+def test_an_address_may_be_parameters_alone_and_no_command_line_has_its_password(
+    database: str, old_volume: Path, tmp_path: Path
+) -> None:
+    parts = urlsplit(database)
+    place = f"host={parts.hostname}&port={parts.port}&user={parts.username}"
+    told = tmp_path / "pg_dump"
+    told.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\nexec {shutil.which("pg_dump")} "$@"\n')
+    told.chmod(0o700)
+    url = f"postgresql://{parts.path}?{place}&password={parts.password}"
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    checked = picoclaw(tmp_path, old_volume, url, "check", path=path)
+    assert checked.returncode == 0, checked.stderr
+    said = (tmp_path / "said").read_text()
+    assert place in said
+    assert str(parts.password) not in said
+
+
 @pytest.mark.parametrize(
     "command", [("restore", "x"), ("rollback",), ("compact",), ("export",), ("salvage", "x")]
 )
@@ -110,15 +129,20 @@ def test_a_volume_that_is_named_is_meant(database: str, old_volume: Path, tmp_pa
 
 
 async def test_the_doctor_asks_the_database_that_the_host_would_use(database: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    unused = {"STORE_DIR": str(tmp_path / "file/store")}
+
     def said(url: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "host.cli", "doctor"],
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": url},
+            env={**unused, "PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": url},
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         return done.stdout
 
-    assert "DATABASE_URL answers: PostgreSQL" in said(database)
+    answered = said(database)
+    assert "DATABASE_URL answers: PostgreSQL" in answered
+    assert unused["STORE_DIR"] not in answered
     absent = said(f"{database}_that_is_not_there")
     assert "does not exist" in absent
     assert "DATABASE_URL answers" not in absent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -43,3 +44,14 @@ def test_the_figures_of_the_supervisor_are_the_ones_in_force() -> None:
 def test_the_scrape_configuration_is_yaml() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert yaml.safe_load(blocks[0])["scrape_configs"][0]["job_name"] == "picoclaw"
+
+
+def test_every_volume_of_the_image_is_explained() -> None:
+    volumes = json.loads(re.findall(r"^VOLUME (.*)$", DOCKERFILE, re.MULTILINE)[0])
+    assert {volume for volume in volumes if f"| `{volume}` |" not in TEXT} == set()
+
+
+def test_the_proxies_let_through_whatever_the_host_takes() -> None:
+    assert re.findall(r"client_max_body_size (\w+);", TEXT) == ["0"]
+    chart = yaml.safe_load((ROOT / "deploy/helm/picoclaw/values.yaml").read_text())
+    assert chart["ingress"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"] == "0"

@@ -37,6 +37,13 @@ def test_passwords_in_addresses_are_secret(tmp_path: Path) -> None:
     assert secret_values(settings) == ("pass-0123456789", "word-0123456789")
 
 
+def test_secrets_among_the_parameters_of_addresses_are_secret(tmp_path: Path) -> None:
+    server = {"url": "https://mcp.example/mcp?exampleApiKey=key-0123456789&toolset=everything"}
+    database = "postgresql://u@h/d?password=pass%2B0123456789&sslkey=/etc/ssl/client.key"
+    settings = settings_of(tmp_path, {"a": server}, DATABASE_URL=database)
+    assert secret_values(settings) == ("key-0123456789", "pass+0123456789", database)
+
+
 def test_passwords_are_secret_in_whatever_address_they_stand(tmp_path: Path) -> None:
     address = "postgresql://me:{}-0123456789@db/notes"
     server = {
