@@ -28,7 +28,7 @@ from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
 from shared.store.sqlite.store import STEPS, migrate
-from shared.store.volume import operator
+from shared.store.volume import operator, snapshot
 
 BATCH: Final = 500
 """Rows of one transaction."""
@@ -84,7 +84,7 @@ async def to_postgres(store_dir: Path, database: Database, tell: Tell) -> dict[s
                 done += len(batch)
                 tell(table.name, done)
         await database.write(lambda tx: _set_sequences(tx, tables))
-        counts = await _compared(source, database, tables)
+        counts = await _compared(source, database, tables, "take a new database")
     await database.write(_finish)
     return counts
 
@@ -104,7 +104,7 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
         for table in tables:
             await _into_sqlite(database, target, table, tell)
         target.execute(SAID_TO_CHATS)
-        counts = await _compared(target, database, tables)
+        counts = await _compared(target, database, tables, f"remove {work_file}")
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return counts
 
@@ -112,6 +112,7 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
 def publish(work_file: Path, store_dir: Path) -> None:
     """Make what ``to_sqlite`` copied the store of an empty volume, and remove the file."""
     store_dir.mkdir(parents=True, exist_ok=True)
+    snapshot.seal(work_file)
     operator.restore(store_dir, work_file)
     for end in ("", "-wal", "-shm"):
         Path(f"{work_file}{end}").unlink(missing_ok=True)
@@ -214,9 +215,11 @@ async def _read(database: Database, table: Table) -> AsyncIterator[list[Values]]
 
 
 async def _compared(
-    connection: sqlite3.Connection, database: Database, tables: Sequence[Table]
+    connection: sqlite3.Connection, database: Database, tables: Sequence[Table], anew: str
 ) -> dict[str, int]:
-    """Return the rows of each table; raises StoreError where the two sides differ."""
+    """Return the rows of each table; raises StoreError where the two sides differ, which says how to begin
+    ``anew``: rows that are there already stay as they are.
+    """
     counts: dict[str, int] = {}
     for table in tables:
         here, there = Digest(), Digest()
@@ -228,7 +231,7 @@ async def _compared(
         if here != there:
             raise StoreError(
                 f"{table.name} differs: {here.rows} rows in SQLite, {there.rows} in PostgreSQL; "
-                "was one side changed meanwhile?"
+                f"was one side changed meanwhile? To copy everything anew, {anew} and run this again"
             )
         counts[table.name] = here.rows
     return counts

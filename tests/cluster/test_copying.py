@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import StoreError
 from shared.principals import OPERATOR, Terms
 from shared.store import copying, open_store
 from shared.store.postgres.database import Database, Place
@@ -93,6 +94,7 @@ async def test_a_store_goes_to_postgresql_and_back_unchanged(
     settings["STORE_DIR"] = str(tmp_path / "back")
     back = picoclaw("sqlite", settings)
     assert back.returncode == 0, back.stderr
+    assert "checksum" not in back.stderr
     after = exported(tmp_path / "back")
     assert len(set(after) - set(before)) == 1, "the message that was added"
     assert all('"c29"' in row or '"run-29"' in row for row in set(before) - set(after))
@@ -148,8 +150,10 @@ async def test_a_difference_is_found(volume: Path, database: str, tmp_path: Path
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE scheduled_tasks SET prompt = 'other' WHERE id = 'task-3'")
     connection.close()
-    with pytest.raises(Exception, match="scheduled_tasks differs"):
+    with pytest.raises(StoreError, match=f"scheduled_tasks differs.*remove {file} and run"):
         await copying.to_sqlite(file, target, never)
+    file.unlink()
+    assert (await copying.to_sqlite(file, target, never))["scheduled_tasks"] == 30
     await target.close()
 
 
