@@ -60,6 +60,7 @@ def test_a_conversation_can_be_deleted_from_a_full_disk(host: HostProcess, tmp_p
                 pass
         refused = client.post("/chat", json={"message": directive("x" * 100_000, text="no")})
         assert (refused.status_code, refused.json()["code"]) == (503, "store_not_durable")
+        assert refused.json()["error"].startswith("The local disk cannot be written")
         looked = subprocess.run(
             [sys.executable, "-m", "host.cli", "doctor", "--json"],
             env=host.environment,

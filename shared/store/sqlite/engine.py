@@ -319,7 +319,7 @@ def _sentence_for(error: sqlite3.OperationalError | TimeoutError) -> Exception:
         return Unavailable("The database is busy: try again", retry_after=1)
     code = error.sqlite_errorcode & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
-        return NotDurable(f"The local disk cannot take what is written: {error}", retry_after=5)
+        return NotDurable(f"The local disk cannot be written: {error}", retry_after=5)
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return NotDurable(f"The local disk fails: {error}", retry_after=5)
     return error
