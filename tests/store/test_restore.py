@@ -179,12 +179,18 @@ async def test_a_renamed_store_is_restored_over_a_surviving_runtime_database(pla
         assert await names(again) == {"a"}
 
 
-async def test_an_emptied_volume_gets_the_surviving_runtime_database(places: Places) -> None:
+async def test_an_emptied_volume_gets_the_surviving_runtime_database_with_a_warning(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
     async with places.host() as store:
         await add(store, "a")
+        made = store.origin
     shutil.rmtree(places.volume)
     async with places.host() as store:
         assert await names(store) == {"a"}
+        assert made is not None
+        assert (made.new, store.origin) == (True, (made.id, False))
+    assert "gets all of its store again" in caplog.text
     places.lose_local_disk()
     async with places.host() as store:
         assert await names(store) == {"a"}

@@ -79,7 +79,7 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
                     IDENTITY,
                     lineage,
                 )
-        return StoreOrigin(lineage, new=listing.empty)
+        return StoreOrigin(lineage, new=listing.empty and found is None)
 
 
 def judge(found: State | None, store_dir: Path, listing: Listing, database: Path) -> Verdict:
@@ -87,6 +87,12 @@ def judge(found: State | None, store_dir: Path, listing: Listing, database: Path
     if found is None:
         return "take local" if listing.empty else "restore"
     if listing.empty:
+        log.warning(
+            "STORE_DIR %s was empty: it gets all of its store again, from LOCAL_DB_PATH %s. "
+            "If its volume isn't mounted, stop this host and mount it",
+            store_dir,
+            database,
+        )
         return "take local"
     if found.lineage != identity(store_dir):
         log.warning("STORE_DIR holds another store than %s: the volume's is used", database.name)
