@@ -62,6 +62,9 @@ async def test_a_backup_is_the_databases_and_can_be_restored(
     assert made.returncode == 0, made.stderr
     assert file.stat().st_mode & 0o777 == 0o600
     assert picoclaw(tmp_path, old_volume, database, "backup", file).returncode == 1
+    for command in (["check"], ["restore", "--store-dir", old_volume]):
+        told = picoclaw(tmp_path, old_volume, database, *command, file)
+        assert (told.returncode, "is a dump of a PostgreSQL" in told.stderr) == (1, True), told.stderr
     with fresh_database() as again:
         subprocess.run(
             ["pg_restore", "--single-transaction", "--no-owner", f"--dbname={again}", file],

@@ -42,6 +42,9 @@ HELD_IN_A_COPY: Final = {
 }
 """By a column that older stores lack."""
 
+DUMP: Final = b"PGDMP"
+"""How a backup begins that ``pg_dump`` made."""
+
 READ_AGAIN: Final = 3
 """A host may fold segments while its volume is read; then the reading begins again."""
 
@@ -301,6 +304,10 @@ def _publish_file(database: Path, target: Path) -> int:
 def _copy_database(source: Path, target: Path) -> None:
     if not source.is_file():
         raise StoreError(f"{source} is no file")
+    with source.open("rb") as file:
+        if file.read(len(DUMP)) == DUMP:
+            read = f"`pg_restore --file=/dev/null {source}` reads all of it"
+            raise StoreError(f"{source} is a dump of a PostgreSQL, for pg_restore: {read}")
     if not snapshot.must_be_whole(source):
         log.warning("%s carries no checksum: only its structure and its rows are checked", source)
     snapshot.copy_with_log(source, target)
