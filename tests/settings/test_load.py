@@ -118,6 +118,8 @@ def test_a_database_on_the_volume_is_told(tmp_path: Path) -> None:
         ("LOG_LEVEL", "loud", "must be one of 'debug', 'info', 'warning' or 'error'"),
         ("ANTHROPIC_BASE_URL", "ftp://model", "must begin with http:// or https://"),
         ("ANTHROPIC_BASE_URL", "http://[bad", "must be an http or https address"),
+        ("DATABASE_URL", "mysql://u:pw@h/d", "must begin with postgresql://"),
+        ("DATABASE_TOOLS_URL", "postgresql://u:pw@[::1/d", "cannot be read as an address"),
         ("ANTHROPIC_BASE_URL", "https://:443", "must be an http or https address"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port", "must be an http or https address"),
         ("PICOCLAW_AUTH_JWT_JWKS_URL", "https://issuer/a b", "must be an http or https address"),
