@@ -221,7 +221,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(here, name)
 
 
-COLUMN: Final = re.compile(r"[a-z_]{1,40}", re.ASCII)
+COLUMN: Final = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
 TOKENS: Final = "tokens and pins of tools: make new tokens"
 WEBHOOKS: Final = "webhooks and what they are told: make new webhooks"
 KEPT_BACK: Final = {
@@ -248,6 +248,11 @@ def read_export(path: Path) -> Arrivals:
     for run in arrivals.rows.get("runs", ()):
         if run.get("state") == "running":
             run |= {"state": "error", "code": "interrupted", "finished_at": run.get("created_at")}
+        # As in a backup that is put back: it may have gone on where it comes from.
+        run |= {"ready_at": None, "again": None}
+    for request in arrivals.rows.get("approvals", ()):
+        if request.get("status") == "allowed" and request.get("ended_at") is None:
+            request["status"] = "interrupted"
     arrivals.lost += [f"{number} {what}" for what, number in kept_back.items()]
     return arrivals
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from shared.errors import PicoError, StoreError
 from shared.store.contract import Engine, Missing, Tx
 from shared.store.rows import insertion
+from shared.store.sql.chats import SAID
 
 Row = Mapping[str, Any]
 
@@ -18,6 +19,9 @@ ORDER: Final = tuple(_ORDER.split())
 """The tables that may move in; whatever points to another comes after it."""
 NUMBERED: Final = {"compactions": None, "outbound_messages": "seq"}
 """A table's own counter where it isn't ``number``; None where the rows' numbers mean something."""
+
+KEYLESS: Final = "audit"
+"""The table of which no rule of the database keeps the same row from standing twice."""
 
 
 class Arrivals:
@@ -41,6 +45,8 @@ class Arrivals:
             for table in ORDER:
                 for row in rows.get(table, ()):
                     append = table == "messages" and row["conversation_id"] in there
+                    if table == "compactions" and row["conversation_id"] in there:
+                        continue  # it counts messages that have other places here
                     taken = await (_append(tx, row) if append else _insert(tx, table, row))
                     new[table] += taken
                     if table == "principals" and not taken:
@@ -72,8 +78,17 @@ async def _conversations(tx: Tx, rows: Sequence[Row]) -> set[str]:
 async def _insert(tx: Tx, table: str, row: Row) -> bool:
     counter = NUMBERED.get(table, "number")
     values = {name: value for name, value in row.items() if name != counter}
+    if table == KEYLESS:
+        same = " AND ".join(f"{name} = ${number}" for number, name in enumerate(values, start=1))
+        if await tx.fetchval(f"SELECT 1 FROM {table} WHERE {same} LIMIT 1", *values.values()) is not None:
+            return False
     statement = f"{insertion(table, [*values])} ON CONFLICT DO NOTHING"
-    return await tx.execute(statement, *values.values()) > 0
+    taken = await tx.execute(statement, *values.values()) > 0
+    if taken and table == "outbound_messages":
+        # Chats that are here already heard it elsewhere; what they didn't hear moves in by itself.
+        heard = "DELETE FROM channel_deliveries WHERE conversation_id = $1 AND source = $2"
+        await tx.execute(heard, row["conversation_id"], f"{SAID}{row['id']}")
+    return taken
 
 
 async def _append(tx: Tx, row: Row) -> bool:

@@ -32,8 +32,8 @@ NOT_EXPORTED: Final = frozenset(
 )
 """Tables that are nobody's content; all others are exported, in the order they were made."""
 
-NOT_EXPORTED_OF: Final = {"webhooks": ("secret", "old_secret")}
-"""Columns of exported tables that aren't."""
+NOT_EXPORTED_OF: Final = "SELECT name FROM pragma_table_info(?) WHERE type = 'BLOB'"
+"""Columns of an exported table that aren't: secrets and digests."""
 
 HELD_IN_A_COPY: Final = {
     ("runs", "again"): OF_A_COPY,
@@ -198,11 +198,11 @@ def compact(store_dir: Path) -> int:
 
 
 def export(store_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield every row as a dictionary with its ``table``, conversations first; raises StoreDamaged."""
+    """Yield every row as JSON with its ``table``, conversations first, no secrets; raises StoreDamaged."""
     with _rebuilt(store_dir) as database, closing(sqlite3.connect(database)) as connection:
         for table in tables(connection):
             if table not in NOT_EXPORTED:
-                without = NOT_EXPORTED_OF.get(table, ())
+                without = [name for (name,) in connection.execute(NOT_EXPORTED_OF, (table,))]
                 yield from ({"table": table} | row for row in rows(connection, table, without))
 
 
