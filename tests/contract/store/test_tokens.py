@@ -11,7 +11,7 @@ from shared.ids import Token
 from shared.principals import OPERATOR
 from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
-from tests.contract.store.making import T0, a_principal
+from tests.contract.store.making import DAY, T0, a_principal
 
 
 def a_token(name: str, **changes: Any) -> Token:
@@ -123,4 +123,13 @@ async def test_one_host_at_a_time_renews_a_sign_in(open_store: OpenStore) -> Non
     await store.sign_ins.release("notes")
     assert await other.sign_ins.find("notes") == b"2"
     assert await other.sign_ins.claim("notes", -1), "a claim that ended by its time"
+    assert await store.sign_ins.claim("notes", 60_000)
+
+
+async def test_a_host_that_died_before_its_machine_started_anew_renews_no_sign_in_for_good(
+    open_store: OpenStore,
+) -> None:
+    store = open_store()
+    await store.sign_ins.keep("notes", b"1", T0)
+    assert await store.sign_ins.claim("notes", 60_000 + DAY), "by a clock that is a day ahead"
     assert await store.sign_ins.claim("notes", 60_000)
