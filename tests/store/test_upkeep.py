@@ -12,11 +12,13 @@ from unittest import mock
 import anyio
 import pytest
 
+from shared.errors import StoreEnvironment
 from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import chain, layout, snapshot, volume
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.volume import Compaction
 from tests.store.places import Places, add, integrity, names
+from tests.store.test_damage import small_disk
 
 
 async def write_a_lot(store: SqliteStore, prefix: str, count: int = 60) -> set[str]:
@@ -106,6 +108,31 @@ async def test_a_compaction_that_is_stopped_leaves_nothing_behind(places: Places
         assert sorted(places.volume.iterdir()) == before
         assert not list(places.local.glob("*.compacted*"))
         carrier.abandon()
+
+
+@pytest.mark.parametrize("place", ["LOCAL_DB_PATH", "STORE_DIR"])
+async def test_segments_are_not_folded_where_a_copy_would_take_the_room_that_turns_need(
+    places: Places, tmp_path: Path, place: str
+) -> None:
+    with small_disk(tmp_path / "small", "100m") as small:
+        volume, local = places.volume, small / "local"
+        if place == "STORE_DIR":
+            volume, local = small / "volume", places.local
+        async with Places(volume, local).host() as store:
+            await write_a_lot(store, "c")
+            carrier = Carrier(local / "pico.db")
+            folding = Compaction(carrier, threading.Event(), least_bytes=0)
+            assert await anyio.to_thread.run_sync(carrier.roll_over)
+            room = os.statvfs(small)
+            (small / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - (10 << 20)))
+            with pytest.raises(StoreEnvironment, match=f"{place}: .* bytes are free in {small}"):
+                folding.run_if_due()
+            assert not folding.run_if_due(), "it is said once"
+            await add(store, "written all the same")
+            (small / "filler").unlink()
+            assert await anyio.to_thread.run_sync(carrier.roll_over)
+            assert folding.run_if_due()
+            carrier.abandon()
 
 
 async def test_a_damaged_history_is_replaced_by_a_new_snapshot(

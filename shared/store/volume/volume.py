@@ -20,7 +20,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from shared.errors import NotDurable, PicoError, StoreDamaged, StoreError
+from shared.errors import NotDurable, PicoError, StoreDamaged, StoreEnvironment, StoreError
 from shared.store.sqlite.content import is_damage
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot
@@ -51,13 +51,17 @@ class Compaction:
         self._looked_at: FileId | None = None
 
     def run_if_due(self) -> bool:
-        """Fold the finished segments if they are many or long enough; returns whether it did."""
+        """Fold the finished segments if they are many or long enough; returns whether it did.
+
+        Raises StoreEnvironment, once a segment, where there is no room.
+        """
         state = self._carrier.sidecar.read()
         if state is None or state.segment == self._looked_at:
             return False
         due = is_due(Path(state.store_dir), state.segment, self._least_bytes)
         if due:
             try:
+                self._must_have_room(state)
                 self._run(state)
             except Stopped:
                 return False
@@ -86,6 +90,20 @@ class Compaction:
         finally:
             chain.discard(built)
         chain.clean(store_dir, state.token)
+
+    def _must_have_room(self, state: State) -> None:
+        """Raise StoreEnvironment where the copy would take the room that turns need."""
+        places = {"LOCAL_DB_PATH": self._carrier.database.parent, "STORE_DIR": Path(state.store_dir)}
+        disks = len({path.stat().st_dev for path in places.values()})
+        wanted = (self._carrier.database.stat().st_size + 2 * EPOCH_BYTES) * len(places) // disks
+        for name, path in places.items():
+            room = os.statvfs(path)
+            free = room.f_bavail * room.f_frsize
+            if free < wanted and room.f_blocks:  # some file systems don't say
+                self._looked_at = state.segment  # with the next segment it is tried again
+                raise StoreEnvironment(
+                    f"{name}: {free:,} bytes are free in {path}, and to fold the history takes {wanted:,}"
+                )
 
     def _renew(self) -> None:
         with self._carrier.held():
