@@ -125,7 +125,7 @@ class SignIns(Noun):
 
     async def claim(self, server: str, within: int) -> bool:
         """Take the right to renew a record, for so many milliseconds; False while another has it."""
-        # One that lasts for longer was made by another clock: the machine was started anew, or the store moved.
+        # One that lasts for longer is by another clock: the machine was started anew, or the store moved.
         statement = """UPDATE mcp_sign_ins SET renewing_until = lease_now() + $2::bigint WHERE server = $1
             AND (renewing_until < lease_now() OR renewing_until > lease_now() + $2::bigint)"""
         return await self._change(statement, server, within) > 0
