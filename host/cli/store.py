@@ -244,11 +244,13 @@ def _show(report: operator.Report, checked: str) -> None:
 
 
 PG_DUMP: Final = ("pg_dump", "--format=custom", "--no-password")
+RESTORE: Final = "pg_restore --no-owner --no-privileges"
+"""Roles may have other names there; what the tool servers' role needs, a host grants at its start."""
 INSTEAD: Final = {
     "backup": 'pg_dump --format=custom --file={} "$DATABASE_URL"',
     "check": 'pg_dump "$DATABASE_URL" >/dev/null',
-    "restore": 'pg_restore --clean --if-exists --single-transaction --dbname="$DATABASE_URL" {}',
-    "rollback": "createdb NEW; pg_restore --dbname=NEW FILE, a backup made before the migration",
+    "restore": f'{RESTORE} --clean --if-exists --single-transaction --dbname="$DATABASE_URL" {{}}',
+    "rollback": f"createdb NEW; {RESTORE} --dbname=NEW FILE, a backup made before the migration",
     "compact": 'vacuumdb --full "$DATABASE_URL"',
     "salvage": 'pg_dump --table=NAME "$DATABASE_URL", one table after the other',
     "export": "picoclaw store migrate --to sqlite --store-dir DIR; picoclaw store export --store-dir DIR",

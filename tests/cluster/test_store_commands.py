@@ -17,7 +17,7 @@ from shared.store import open_store
 from shared.store.postgres.database import Place
 from shared.store.postgres.opening import open_shared_store
 from tests.cluster.test_copying import fill
-from tests.postgres import fresh_database
+from tests.postgres import execute, fresh_database
 from tests.warm_host import warm
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +73,27 @@ async def test_a_backup_is_the_databases_and_can_be_restored(
         )
         store = await open_shared_store(Place(again))
         assert await store.counts() == counted
+        assert await store.conversations.get("c2") is not None
+        await store.close()
+
+
+async def test_the_command_that_is_named_restores_a_backup_on_a_server_without_its_roles(
+    old_volume: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup"
+    with fresh_database() as lost:
+        store = await open_shared_store(Place(lost))
+        await fill(store, 3)
+        assert store.tools is not None
+        role = urlsplit(store.tools.url).username
+        await store.close()
+        assert picoclaw(tmp_path, old_volume, lost, "backup", file).returncode == 0
+    await execute(f'DROP ROLE "{role}"')
+    with fresh_database() as new:
+        told = picoclaw(tmp_path, old_volume, new, "restore", file).stderr
+        command = " ".join(told.partition("Run: ")[2].partition(" (--store-dir")[0].split())
+        subprocess.run(["sh", "-c", command], env={**os.environ, "DATABASE_URL": new}, check=True, timeout=60)
+        store = await open_shared_store(Place(new))
         assert await store.conversations.get("c2") is not None
         await store.close()
 
