@@ -194,7 +194,7 @@ class Sandbox:
     async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
         """Look into an open file, which stays open; see the port and ``view.py``."""
         name = f"{VIEWER} {kind} {next(self._ids)}"
-        async with self._turns.own(long=True), self._viewers:
+        async with self._turns.own(), self._viewers:
             try:
                 workspace, wanted = Workspace(name, self.root), {"kind": kind, **asked}
                 return await self._files.ask(workspace, "view", wanted, [descriptor])

@@ -92,7 +92,7 @@ class SchemaJudge:
     async def _asked(self, question: dict[str, Any]) -> Verdict:
         if not jsons.fits(question):
             return Verdict(schema_fault="it is nested too deep, or has a number too large")
-        async with self._turns.own(long=True), self._turn:
+        async with self._turns.own(), self._turn:
             try:
                 with anyio.fail_after(LONGEST_WAIT_S):
                     return Verdict(**jsons.loads(await self._line(jsons.dump_bytes(question))))

@@ -6,6 +6,7 @@ database's wall clock, in milliseconds, and ``shard()`` for the part of a counte
 to, so that hosts don't wait for each other's row.
 """
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -14,7 +15,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from shared.errors import Unavailable
 from shared.principals import HOST, Actor
+
+TURN_S: Final = 10.0
+"""How long a request waits for the long work of earlier ones of its principal, in seconds."""
 
 T = TypeVar("T")
 
@@ -36,13 +41,20 @@ class Turns:
         self._locks = WeakValueDictionary[str | None, anyio.Lock]()
 
     @asynccontextmanager
-    async def own(self, *, long: bool) -> AsyncIterator[None]:
-        """Hold the turn of whoever asks, if the work is long."""
+    async def own(self, *, long: bool = True, within_s: float = math.inf) -> AsyncIterator[None]:
+        """Hold the turn of whoever asks, if the work is long; raises Unavailable when it doesn't come."""
         if not long:
             yield
             return
-        async with self._locks.setdefault(asking.get(), anyio.Lock()):
+        turn = self._locks.setdefault(asking.get(), anyio.Lock())
+        with anyio.move_on_after(within_s) as waiting:
+            await turn.acquire()
+        if waiting.cancelled_caught:
+            raise Unavailable("Earlier requests like this one go on: try again", retry_after=1)
+        try:
             yield
+        finally:
+            turn.release()
 
 
 class Row(Protocol):

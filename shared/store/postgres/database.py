@@ -18,7 +18,7 @@ import anyio
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
 from shared.principals import SIGNED
-from shared.store.contract import T, Turns, Tx, Work, acting
+from shared.store.contract import TURN_S, T, Turns, Tx, Work, acting
 from shared.store.postgres import driver
 
 logger = logging.getLogger("picoclaw.store")
@@ -131,7 +131,7 @@ class Database:
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
         patience_s = PATIENCE_S if patient else WAIT_S
-        async with self._turns.own(long=long):
+        async with self._turns.own(long=long, within_s=TURN_S):
             # Nothing can be torn before there was a connection: a host that is to stop doesn't wait for one.
             return await self._until(self._reading, work, patience_s, shielded=self._pool is not None)
 
@@ -144,7 +144,7 @@ class Database:
         """
         if patient:
             return await self._until(partial(self._in_transaction, knowably=True), work, PATIENCE_S)
-        async with self._turns.own(long=long):
+        async with self._turns.own(long=long, within_s=TURN_S):
             return await self._until(self._in_transaction, work, WAIT_S)
 
     async def durable(self) -> None:

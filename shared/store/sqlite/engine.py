@@ -25,7 +25,7 @@ from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.principals import SIGNED
 from shared.processes import hangs
-from shared.store.contract import T, Turns, Work, acting
+from shared.store.contract import TURN_S, T, Turns, Work, acting
 from shared.store.sqlite.content import Reserve, forbidden, told_apart, try_disk
 from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
 from shared.store.store import StoreOrigin
@@ -181,7 +181,7 @@ class Database:
                 if not _is_busy(error):
                     raise _sentence_for(error) from error
         try:
-            async with self._turns.own(long=long):
+            async with self._turns.own(long=long, within_s=TURN_S):
                 return await anyio.to_thread.run_sync(self._slowly, work, False)
         except (sqlite3.OperationalError, TimeoutError) as error:
             raise _sentence_for(error) from error
@@ -205,7 +205,7 @@ class Database:
             finally:
                 self._quick_gate.release()
         try:
-            async with self._turns.own(long=long):
+            async with self._turns.own(long=long, within_s=TURN_S):
                 return await anyio.to_thread.run_sync(self._slowly, work, True)
         except (sqlite3.OperationalError, TimeoutError) as error:
             raise _sentence_for(error) from error

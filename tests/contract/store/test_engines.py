@@ -47,9 +47,15 @@ async def test_who_asks_for_much_at_once_waits_for_themselves_alone(open_store: 
         await store.conversations.page(limit=1, cursor=None, search="nothing")
         looked.append(who)
 
+    async def hurried() -> None:
+        with pytest.raises(Unavailable, match="try again"):
+            async with turns.own(within_s=0):
+                looked.append("too soon")
+
     async with anyio.create_task_group() as tasks:
         asking.set("ann")
-        async with turns.own(long=True):
+        async with turns.own():
+            tasks.start_soon(hurried)
             tasks.start_soon(search, "ann")
             await search("ben")
             await anyio.wait_all_tasks_blocked()
