@@ -76,6 +76,8 @@ def run(settings: Settings, bound: socket.socket | None = None, early: Early | N
     if wrong := guessable(settings) or lacks_temporary_files():
         stop(wrong)
     not_dumpable()
+    # Whatever umask it was given: what it makes is not everybody's to write.
+    os.umask(os.umask(0o022) | 0o002)
     configure(settings.log_level, settings.log_format, Redactor(secret_values(settings)))
     for warning in deprecated(settings):
         logger.warning("%s", warning)

@@ -142,3 +142,17 @@ def test_a_new_store_is_a_warning_where_a_volume_may_be_missing(
     host.start()
     (said,) = [line for line in map(json.loads, host.log_text.splitlines()) if known in line["message"]]
     assert said["level"] == level
+
+
+def test_nothing_that_a_host_makes_is_everybody_s_to_write(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host()
+    host.command = ("bash", "-c", f"umask 0; exec {' '.join(host.command)}")
+    host.start()
+    with host.client() as client:
+        assert client.put("/chat/main/files/made/a.txt", content=b"x").status_code == 201
+        wrote = {"name": "write_file", "input": {"path": "by/b.txt", "content": "x"}}
+        ran = {"name": "exec", "input": {"command": "mkdir c && touch c/c.txt"}}
+        client.post("/chat", json={"message": directive(tools=[wrote, ran]), "conversation_id": "main"})
+    made = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
+    assert {"a.txt", "b.txt", "c.txt", "store.json"} <= {path.name for path in made}
+    assert [path for path in made if path.stat().st_mode & 0o002] == []
