@@ -19,7 +19,7 @@ from host.http.bodies import id_by
 from host.http.callers import VERBATIM, Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
-from host.runs.admission import RateLimit
+from host.runs.admission import RateLimit, may_take
 from host.runs.principals import PrincipalCache
 from shared import errors, jsons
 from shared.clock import now_ms
@@ -193,8 +193,9 @@ class OpenRequests:
         """
         started: Message | None = None
         principal: Principal = scope["caller"].principal
-        if self._of[principal.id] >= self._most - len(self._open) and not principal.is_operator:
-            sentence = f"This principal has {self._of[principal.id]} requests open already; end some of them."
+        own = self._of[principal.id]
+        if not may_take(principal.id, own, self._most - len(self._open)):
+            sentence = f"This principal has {own} requests open already; end some of them."
             raise errors.Unavailable(sentence, code="busy", retry_after=1)
 
         async def observe(message: Message) -> None:

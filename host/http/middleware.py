@@ -24,7 +24,7 @@ from host.http.auth import OPEN_PATHS, TokenBook, failure
 from host.http.bodies import CAME, LARGE, LARGEST, RELEASE, SMALL, error_headers, error_response
 from host.http.callers import Caller, SaidNames, operator
 from host.http.openai.answers import PREFIX, openai_error
-from host.runs.admission import RateLimit
+from host.runs.admission import RateLimit, may_take
 from host.telemetry import Metrics
 from shared import errors
 from shared.clock import monotonic_ms
@@ -201,7 +201,7 @@ class BodyLimit:
             return
         principal, free = scope["caller"].principal, MOST_LARGE - len(self._large)
         own = list(self._large.values()).count(principal.id)
-        if not free or (own >= free and not principal.is_operator):
+        if not may_take(principal.id, own, free):
             sentence = f"{len(self._large)} bodies above {BODY_LIMIT} bytes come at once; try again."
             raise errors.Unavailable(sentence, code="busy", retry_after=1)
         self._large[id(scope)] = principal.id

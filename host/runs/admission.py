@@ -16,6 +16,16 @@ MOST_WAITING: Final = 1000
 """Requests that may wait at once; more are refused at once."""
 
 
+def may_take(whose: str, own: int, free: int, most: int | None = None) -> bool:
+    """Return whether a principal that has ``own`` places may take one more of those that are free.
+
+    Without a limit of its own (``most``) it has as many as it leaves to others, the operator all.
+    """
+    if most is None and whose != OPERATOR:
+        return own < free
+    return free > 0 and (most is None or own < most)
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """For whom a place is: ``who`` from the widest to the narrowest (principal, sender, conversation).
@@ -62,7 +72,11 @@ class Places:
     @property
     def full(self) -> list[str]:
         """Principals that have all places that they may have, while there are more."""
-        return [each for each in self._taken if self._free and not self._may_have(each, self._most_of[each])]
+        return [
+            each
+            for each, taken in self._taken.items()
+            if self._free and not may_take(each, taken, self._free, self._most_of[each])
+        ]
 
     @property
     def waiting(self) -> int:
@@ -71,7 +85,7 @@ class Places:
 
     def take_now(self, share: Share) -> bool:
         """Take a place if one is free."""
-        if not self._may_have(share.who[0], share.most):
+        if not may_take(share.who[0], self._taken[share.who[0]], self._free, share.most):
             return False
         self._free -= 1
         self._taken[share.who[0]] += 1
@@ -105,7 +119,11 @@ class Places:
         self._taken[share.who[0]] -= 1
         if not self._taken[share.who[0]]:
             del self._taken[share.who[0]]
-        waiting = [each for each in self._waiting if self._may_have(each.share.who[0], each.share.most)]
+        waiting = [
+            waiter
+            for waiter in self._waiting
+            if may_take(whose := waiter.share.who[0], self._taken[whose], self._free, waiter.share.most)
+        ]
         if waiting and not self._closed:
             self._call(min(waiting, key=self._turn))
 
@@ -123,12 +141,6 @@ class Places:
                 self._last_call[part] = self._calls
         waiter.has_place = self.take_now(waiter.share)
         waiter.called.set()
-
-    def _may_have(self, whose: str, most: int | None) -> bool:
-        taken = self._taken[whose]
-        if most is None and whose != OPERATOR:
-            return taken < self._free
-        return self._free > 0 and (most is None or taken < most)
 
     def _has_room(self, share: Share) -> bool:
         """Return whether somebody may wait; of a full queue the last of those leaves of whom most wait."""

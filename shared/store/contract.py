@@ -69,9 +69,22 @@ MOST_OF_PAGE: Final = 4 << 20
 """Characters of text; a page has at least one row."""
 
 
-def text_in(row: Row) -> int:
-    """Return how many characters of text a row has."""
-    return sum(len(value) for value in row if isinstance(value, str))
+class Filling:
+    """The rows of a page as they come; ``more``: there was one for which it has no room."""
+
+    def __init__(self, limit: int) -> None:
+        self.rows: list[Row] = []
+        self.more = False
+        self._limit = limit
+        self._text = 0
+
+    def takes(self, row: Row) -> bool:
+        """Take a row, if there is room for it."""
+        self.more = len(self.rows) == self._limit or self._text > MOST_OF_PAGE
+        if not self.more:
+            self.rows.append(row)
+            self._text += sum(len(value) for value in row if isinstance(value, str))
+        return not self.more
 
 
 class Taken(Exception):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from shared.store.contract import MOST_OF_PAGE, Missing, Row, Taken, text_in
+from shared.store.contract import Filling, Missing, Row, Taken
 
 ESCAPE: Final = "\ufdd0"
 
@@ -216,15 +216,12 @@ class PostgresTx:
 
     async def fetch_page(self, limit: int, statement: str, *values: Any) -> tuple[list[Row], bool]:
         """Return at most so many rows, and whether there are more."""
-        rows: list[Row] = []
-        text = 0
+        page = Filling(limit)
         async with self._connection.transaction():
             async for row in self._connection.cursor(translated(statement), limit + 1, *values):
-                if len(rows) == limit or text > MOST_OF_PAGE:
-                    return rows, True
-                rows.append(row)
-                text += text_in(row)
-        return rows, False
+                if not page.takes(row):
+                    break
+        return page.rows, page.more
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None."""

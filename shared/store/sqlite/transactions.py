@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import anyio
 
 from shared import jsons
-from shared.store.contract import MOST_OF_PAGE, Missing, Row, T, Taken, Tx, Work, text_in
+from shared.store.contract import Filling, Missing, Row, T, Taken, Tx, Work
 
 sqlite3.register_adapter(list, jsons.dumps)
 
@@ -105,15 +105,12 @@ class SqliteTx:
 
     async def fetch_page(self, limit: int, statement: str, *values: Any) -> tuple[list[Row], bool]:
         """Return at most so many rows, and whether there are more."""
-        rows: list[Row] = []
-        text = 0
+        page = Filling(limit)
         with closing(self._run(statement, (limit + 1, *values))) as found:
             for row in found:
-                if len(rows) == limit or text > MOST_OF_PAGE:
-                    return rows, True
-                rows.append(row)
-                text += text_in(row)
-        return rows, False
+                if not page.takes(row):
+                    break
+        return page.rows, page.more
 
     async def fetchrow(self, statement: str, *values: Any) -> sqlite3.Row | None:
         """Return the first row or None."""
